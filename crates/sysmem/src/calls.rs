@@ -1,0 +1,195 @@
+//! The table of system calls: the narrow waist between what an operating system promises
+//! ([`os`](crate::os)) and the kernel that answers, running (`native`) or simulated (`sim`).
+//!
+//! [`Calls`] is the core that every Unix has. What only some kernels have is a trait of its own
+//! that a backend names as a bound, so that a kernel without the call cannot be asked for it and
+//! no call is a stub. Flags and error numbers are the kernel's own: a backend holds them as
+//! constants and asserts at compile time that [`Calls::KERNEL`] is its kernel.
+//!
+//! Pointers are passed as the kernel takes them. A call reports failure as the kernel's [`Errno`]
+//! and leaves the thread's `errno` variable unspecified.
+
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize};
+use core::time::Duration;
+
+use crate::{Errno, PageRange, Registry};
+
+/// Whose constants, error numbers and rules a table of calls follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Linux, with the numbers that x86_64 and aarch64 share.
+    Linux,
+}
+
+/// The calls that every Unix has.
+///
+/// # Safety
+///
+/// The implementation really maps, protects and releases the memory it says it does: callers
+/// access memory on the strength of its answers.
+pub unsafe trait Calls: Sync {
+    /// The kernel whose numbers the calls take and give.
+    const KERNEL: Kernel;
+
+    /// The size of a page in bytes, a power of two.
+    fn page_size(&self) -> usize;
+
+    /// Maps `len` bytes of private anonymous memory: mmap(2) without a file. `address` may be
+    /// null.
+    ///
+    /// # Safety
+    ///
+    /// With a flag that replaces mappings, the caller owns the whole range.
+    unsafe fn mmap(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno>;
+
+    /// Removes the mappings of a range: munmap(2).
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range and nothing uses it any more.
+    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno>;
+
+    /// Changes what a range allows: mprotect(2).
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range, and nothing relies on the access it loses.
+    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno>;
+
+    /// Advises the kernel about a range: madvise(2).
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range, and nothing relies on contents that the advice forfeits.
+    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno>;
+
+    /// The soft limit on a resource, `u64::MAX` where there is none: getrlimit(2).
+    fn resource_limit(&self, resource: i32) -> Result<u64, Errno>;
+
+    /// Time since a fixed moment in the past, never going back.
+    fn monotonic_time(&self) -> Duration;
+
+    /// Processor time that the calling thread has used.
+    fn thread_cpu_time(&self) -> Duration;
+
+    /// Blocks the calling thread while `word` holds `while_equal`, until woken, interrupted or
+    /// timed out; may return early for no reason.
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>);
+
+    /// Wakes at most `count` threads parked on `word`.
+    fn wake(&self, word: &AtomicU32, count: u32);
+
+    /// The value of an environment variable. Not to be called while another thread changes the
+    /// environment.
+    fn environment(&self, name: &CStr) -> Option<&CStr>;
+
+    /// What has been found out about this kernel by asking it once.
+    fn findings(&self) -> &Findings;
+}
+
+/// What has been found out about a kernel by asking it, kept so that it is asked only once.
+/// A kernel is asked for a feature by calling it: version numbers lie where features are
+/// backported or forbidden by a sandbox.
+pub struct Findings {
+    /// The huge page size in bytes; 0 = not asked yet, 1 = there are none.
+    pub(crate) huge_page_size: AtomicUsize,
+    /// Whether the kernel takes many ranges in one call: a [`Feature`].
+    pub(crate) batched_advice: Feature,
+    /// Whether every promise of memory is charged against a commit limit: a [`Feature`].
+    pub(crate) strict_commit: Feature,
+    /// Every reservation made through this kernel.
+    pub(crate) registry: Registry,
+}
+
+impl Findings {
+    /// Nothing found out yet.
+    pub const fn new() -> Findings {
+        Findings {
+            huge_page_size: AtomicUsize::new(0),
+            batched_advice: Feature::new(),
+            strict_commit: Feature::new(),
+            registry: Registry::new(),
+        }
+    }
+}
+
+impl Default for Findings {
+    fn default() -> Findings {
+        Findings::new()
+    }
+}
+
+/// A yes-or-no question to the kernel and its answer.
+pub(crate) struct Feature(AtomicU8);
+
+impl Feature {
+    const fn new() -> Feature {
+        Feature(AtomicU8::new(0))
+    }
+
+    /// The answer, `None` before the kernel was asked.
+    pub(crate) fn known(&self) -> Option<bool> {
+        match self.0.load(core::sync::atomic::Ordering::Relaxed) {
+            0 => None,
+            answer => Some(answer == 2),
+        }
+    }
+
+    /// Keeps the answer.
+    pub(crate) fn set(&self, answer: bool) {
+        self.0.store(1 + answer as u8, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Reading small files the kernel offers, such as those in /proc.
+pub trait Files: Calls {
+    /// Opens a file for reading; the descriptor is closed on exec.
+    fn open(&self, path: &CStr) -> Result<i32, Errno>;
+    /// Reads from an offset (`pread(2)`); returns the number of bytes read, 0 at the end.
+    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno>;
+    /// Closes a descriptor that [`open`](Files::open) gave.
+    fn close(&self, file: i32);
+}
+
+/// Which pages of a range are resident: mincore(2) of Linux, FreeBSD and NetBSD.
+pub trait Mincore: Calls {
+    /// Fills `residency` with one byte a page of the range, whose bits are the kernel's.
+    fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno>;
+}
+
+/// Advice about many ranges in one call: process_madvise(2) on the calling process, which Linux
+/// has since 6.13.
+///
+/// # Safety
+///
+/// As for [`Calls`].
+pub unsafe trait ProcessMadvise: Calls {
+    /// Advises the kernel about ranges of the calling process, in order; returns the number of
+    /// bytes it got through, which may be fewer than all.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Calls::madvise`], for each range.
+    unsafe fn process_madvise(&self, ranges: &[PageRange], advice: i32) -> Result<usize, Errno>;
+}
+
+/// Names for anonymous mappings, shown in /proc/PID/maps: `PR_SET_VMA_ANON_NAME`, Linux 5.17.
+///
+/// # Safety
+///
+/// As for [`Calls`].
+pub unsafe trait NameMapping: Calls {
+    /// Names the mappings of a range.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn name_mapping(&self, address: *mut u8, len: usize, name: &CStr) -> Result<(), Errno>;
+}

@@ -1,0 +1,327 @@
+//! Every reservation that was made, readable without a lock.
+//!
+//! Fault reports look up an address here inside a signal handler, so pages that hold entries or
+//! states are taken from the system once and never unmapped; what is freed is used again. Writers
+//! take a short lock, readers take none: an entry's version is odd while it changes, and a reader
+//! that saw two versions looks again.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*, fence};
+
+use crate::state_map::{Node, NodePool, Page, Shape, StateMap};
+use crate::{Account, Error, Lock, Operation, Os, Protection, State};
+
+/// One reservation.
+#[repr(align(128))]
+pub(crate) struct Entry {
+    version: AtomicU32,
+    pub(crate) executable: AtomicBool,
+    pub(crate) lost: AtomicBool,
+    start: AtomicUsize,
+    len: AtomicUsize,
+    account: AtomicPtr<Account>,
+    next_free: AtomicPtr<Entry>,
+    pub(crate) states: StateMap,
+}
+
+const _: () = assert!(size_of::<Entry>() == 128);
+
+/// A page of entries. The header takes the room of one.
+#[repr(C, align(128))]
+struct Chunk {
+    next: AtomicPtr<Chunk>,
+    len: usize,
+}
+
+/// What is free for use again.
+struct Free {
+    entries: *mut Entry,
+    /// Nodes of state maps, linked through their first word.
+    nodes: *mut Node,
+}
+
+// SAFETY: the pointers lead to pages that only the holder of the lock changes.
+unsafe impl Send for Free {}
+
+/// Every reservation made through one operating system.
+pub struct Registry {
+    first: AtomicPtr<Chunk>,
+    free: Lock<Free>,
+    /// Held while a tree of states gains a node.
+    growing: Lock<()>,
+    metadata: AtomicUsize,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub const fn new() -> Registry {
+        Registry {
+            first: AtomicPtr::new(ptr::null_mut()),
+            free: Lock::new(Free { entries: ptr::null_mut(), nodes: ptr::null_mut() }),
+            growing: Lock::new(()),
+            metadata: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that the registry itself took from the system. They are never returned.
+    pub fn metadata_bytes(&self) -> usize {
+        self.metadata.load(Relaxed)
+    }
+
+    /// Holds the registry still across a fork, so that a forked child finds it whole.
+    pub fn lock_for_fork(&self, os: &impl Os) {
+        self.growing.lock_for_fork(os);
+        self.free.lock_for_fork(os);
+    }
+
+    /// Releases what [`lock_for_fork`](Registry::lock_for_fork) holds, in parent and child.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread, or in a forked child the thread it is a copy of, called
+    /// `lock_for_fork`.
+    pub unsafe fn unlock_after_fork(&self, os: &impl Os) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.free.unlock_after_fork(os);
+            self.growing.unlock_after_fork(os);
+        }
+    }
+
+    /// Makes room for an entry; [`Registration::enter`] fills it, dropping it gives the room back.
+    pub(crate) fn room<'a, O: Os>(&'a self, os: &'a O) -> Result<Registration<'a, O>, Error> {
+        let mut free = self.free.lock(os);
+        if free.entries.is_null() {
+            let page_size = os.page_size();
+            let page: NonNull<Chunk> = os.alloc(page_size)?.cast();
+            self.metadata.fetch_add(page_size, Relaxed);
+            let len = page_size / size_of::<Entry>() - 1;
+            let mut next_free = ptr::null_mut();
+            for index in (1..=len).rev() {
+                // SAFETY: entries follow the header inside the page.
+                let entry = unsafe { page.cast::<Entry>().add(index) };
+                // SAFETY: as above; the page is fresh and nobody else's.
+                unsafe {
+                    entry.write(Entry {
+                        version: AtomicU32::new(0),
+                        executable: AtomicBool::new(false),
+                        lost: AtomicBool::new(false),
+                        start: AtomicUsize::new(0),
+                        len: AtomicUsize::new(0),
+                        account: AtomicPtr::new(ptr::null_mut()),
+                        next_free: AtomicPtr::new(next_free),
+                        states: StateMap::new(),
+                    });
+                }
+                next_free = entry.as_ptr();
+            }
+            free.entries = next_free;
+            let next = AtomicPtr::new(self.first.load(Relaxed));
+            // SAFETY: the header has the first entry's room.
+            unsafe { page.write(Chunk { next, len }) };
+            self.first.store(page.as_ptr(), Release);
+        }
+        let entry = free.entries;
+        // SAFETY: the list of free entries holds entries of chunks, which live forever.
+        free.entries = unsafe { &*entry }.next_free.load(Relaxed);
+        Ok(Registration { registry: self, os, entry })
+    }
+
+    /// Takes an entry out. Its reservation is gone.
+    pub(crate) fn remove(&self, entry: &Entry, os: &impl Os) {
+        let shape = Shape::new(entry.len.load(Relaxed) / os.page_size(), os);
+        entry.version.fetch_add(1, AcqRel);
+        entry.start.store(0, Relaxed);
+        entry.states.clear(shape, &Pool { registry: self, os });
+        entry.version.fetch_add(1, Release);
+        self.put_back(ptr::from_ref(entry).cast_mut(), os);
+    }
+
+    fn put_back(&self, entry: *mut Entry, os: &impl Os) {
+        let mut free = self.free.lock(os);
+        // SAFETY: entries live forever.
+        unsafe { &*entry }.next_free.store(free.entries, Relaxed);
+        free.entries = entry;
+    }
+
+    /// The pool that state maps take their nodes from.
+    pub(crate) fn pool<'a, O: Os>(&'a self, os: &'a O) -> Pool<'a, O> {
+        Pool { registry: self, os }
+    }
+
+    /// The reservations at this moment, in no order. Takes no lock and may be called in a signal
+    /// handler.
+    pub fn reservations(&self) -> impl Iterator<Item = Registered<'_>> {
+        let mut chunk = self.first.load(Acquire);
+        let mut index = 0;
+        core::iter::from_fn(move || {
+            loop {
+                // SAFETY: chunks are entered whole and live forever.
+                let header = unsafe { chunk.as_ref() }?;
+                if index == header.len {
+                    chunk = header.next.load(Acquire);
+                    index = 0;
+                    continue;
+                }
+                index += 1;
+                // SAFETY: `len` entries follow the header.
+                let entry = unsafe { &*chunk.cast::<Entry>().add(index) };
+                if let Some(registered) = entry.read() {
+                    return Some(registered);
+                }
+            }
+        })
+    }
+
+    /// The reservation that an address lies in. Takes no lock and may be called in a signal
+    /// handler.
+    pub fn find(&self, address: usize) -> Option<Registered<'_>> {
+        self.reservations()
+            .find(|found| address.checked_sub(found.start).is_some_and(|at| at < found.len))
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry::new()
+    }
+}
+
+impl Entry {
+    /// A consistent view of the entry, `None` if it is free.
+    fn read(&self) -> Option<Registered<'_>> {
+        // A writer changes an entry in a few instructions, but a signal handler may have
+        // interrupted that very writer: then the entry is being born or dying, and is left out.
+        for _ in 0..64 {
+            let version = self.version.load(Acquire);
+            let start = self.start.load(Relaxed);
+            let len = self.len.load(Relaxed);
+            let account = self.account.load(Relaxed);
+            fence(Acquire);
+            if version % 2 == 0 && self.version.load(Relaxed) == version {
+                // SAFETY: entries hold `&'static Account`s.
+                let account = unsafe { account.as_ref() }?;
+                return (start != 0).then_some(Registered { entry: self, start, len, account });
+            }
+            core::hint::spin_loop();
+        }
+        None
+    }
+}
+
+/// Room for an entry, not filled yet.
+pub(crate) struct Registration<'a, O: Os> {
+    registry: &'a Registry,
+    os: &'a O,
+    entry: *mut Entry,
+}
+
+impl<O: Os> Registration<'_, O> {
+    /// Enters a reservation, all of whose pages are `page`.
+    pub(crate) fn enter(
+        self,
+        start: NonNull<u8>,
+        len: usize,
+        executable: bool,
+        page: Page,
+        account: &'static Account,
+    ) -> NonNull<Entry> {
+        // SAFETY: entries live forever, and `room` gave a valid one.
+        let entry = unsafe { &*self.entry };
+        entry.version.fetch_add(1, AcqRel);
+        entry.executable.store(executable, Relaxed);
+        entry.lost.store(false, Relaxed);
+        entry.start.store(start.addr().get(), Relaxed);
+        entry.len.store(len, Relaxed);
+        entry.account.store(ptr::from_ref(account).cast_mut(), Relaxed);
+        entry.states.reset(page);
+        entry.version.fetch_add(1, Release);
+        core::mem::forget(self);
+        NonNull::from(entry)
+    }
+}
+
+impl<O: Os> Drop for Registration<'_, O> {
+    fn drop(&mut self) {
+        self.registry.put_back(self.entry, self.os);
+    }
+}
+
+/// Pages for the nodes of state maps.
+pub(crate) struct Pool<'a, O: Os> {
+    registry: &'a Registry,
+    os: &'a O,
+}
+
+impl<O: Os> NodePool for Pool<'_, O> {
+    fn take(&self) -> Result<*mut Node, Error> {
+        let mut free = self.registry.free.lock(self.os);
+        let node = free.nodes;
+        if !node.is_null() {
+            // SAFETY: the first word of a free node is the address of the next.
+            let next = unsafe { &*node }.load(Relaxed);
+            free.nodes = ptr::with_exposed_provenance_mut(next as usize);
+            return Ok(node);
+        }
+        let page_size = self.os.page_size();
+        let node = self.os.alloc(page_size)?;
+        self.registry.metadata.fetch_add(page_size, Relaxed);
+        Ok(node.cast().as_ptr())
+    }
+
+    fn give(&self, node: *mut Node) {
+        let mut free = self.registry.free.lock(self.os);
+        // SAFETY: the node is a page of words that nobody changes any more.
+        unsafe { &*node }.store(free.nodes.expose_provenance() as u64, Relaxed);
+        free.nodes = node;
+    }
+
+    fn alone<R>(&self, change: impl FnOnce() -> R) -> R {
+        let _growing = self.registry.growing.lock(self.os);
+        change()
+    }
+}
+
+/// A reservation as the [`Registry`] shows it.
+#[derive(Clone, Copy)]
+pub struct Registered<'a> {
+    entry: &'a Entry,
+    start: usize,
+    len: usize,
+    account: &'static Account,
+}
+
+impl Registered<'_> {
+    /// The first address.
+    pub fn address(&self) -> usize {
+        self.start
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: no reservation is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The account it is booked on.
+    pub fn account(&self) -> &'static Account {
+        self.account
+    }
+
+    /// The state and protection of the page that holds `address`, `None` outside.
+    pub fn state_at(&self, address: usize, os: &impl Os) -> Option<(State, Protection)> {
+        let offset = address.checked_sub(self.start).filter(|&offset| offset < self.len)?;
+        let shape = Shape::new(self.len / os.page_size(), os);
+        let page = self.entry.states.get(offset / os.page_size(), shape);
+        Some((page.state(), page.protection()))
+    }
+}
+
+/// An error for a reservation that is lost.
+pub(crate) fn lost(operation: Operation, start: usize, len: usize) -> Error {
+    Error::new(operation, start, len, crate::ErrorKind::Lost)
+}
