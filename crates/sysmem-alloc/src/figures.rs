@@ -13,13 +13,14 @@
 //! either leave each other alone; any change to the order or the meaning of a word is a new
 //! version.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The environment variable that names the file: `/proc/<pid of the command>/fd/<number>`.
 ///
 /// A path and not a descriptor, so that a program that closes every descriptor it did not open
 /// changes nothing.
-pub const VARIABLE: &str = "SYSMEM_FIGURES";
+pub const VARIABLE: &CStr = c"SYSMEM_FIGURES";
 
 /// The name given to the memory file, as `/proc/<pid>/fd` shows it.
 pub const FILE_NAME: &str = "sysmem-figures";

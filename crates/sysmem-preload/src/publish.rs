@@ -1,0 +1,293 @@
+//! Publishes this process's figures in the file that `sysmem run` made.
+//!
+//! Everything here may be called from a malloc path, from any thread, in a signal handler or in
+//! the child of a fork: nothing allocates, nothing waits, errno stays as it was. Files are opened
+//! by plain system calls, because the C library's wrappers are cancellation points and a thread
+//! must not be cancelled inside malloc. Where anything fails the program goes on unpublished; the
+//! command says so in its report.
+
+use core::ffi::{CStr, c_int};
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use sysmem_alloc::figures::{self, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot};
+
+/// How often the allocator's figures are published at most.
+const HEAP_EVERY_NS: u64 = 10_000_000;
+
+/// How often the kernel's figures are read at most. Rarely: while the file is open it takes up the
+/// lowest free descriptor, which another thread may be about to count on.
+const KERNEL_EVERY_NS: u64 = 1_000_000_000;
+
+static FIGURES: AtomicPtr<Figures> = AtomicPtr::new(ptr::null_mut());
+static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+static HEAP_DUE_NS: AtomicU64 = AtomicU64::new(0);
+static KERNEL_DUE_NS: AtomicU64 = AtomicU64::new(0);
+/// What had been counted when this process was forked: it belongs to the parent.
+static BEFORE_FORK: [AtomicU64; HeapFigures::COUNT] =
+    [const { AtomicU64::new(0) }; HeapFigures::COUNT];
+
+/// Maps the file that the environment names and claims a slot in it; for the library's
+/// constructor. Does nothing in a setuid program, whose environment is not to be trusted.
+pub fn open_from_environment() {
+    keeping_errno(|| {
+        // SAFETY: getauxval takes no pointers.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            return;
+        }
+        // SAFETY: the name is a C string; constructors run before the program has threads that
+        // could change the environment.
+        let path = unsafe { libc::getenv(figures::VARIABLE.as_ptr()) };
+        if path.is_null() {
+            return;
+        }
+        // SAFETY: getenv returned a C string, which stays until the environment changes.
+        let path = unsafe { CStr::from_ptr(path) };
+        if !names_a_figures_file(path) {
+            return;
+        }
+        if let Some(figures) = map(path) {
+            FIGURES.store(ptr::from_ref(figures).cast_mut(), Ordering::Release);
+            claim_slot(figures);
+        }
+    });
+}
+
+/// Publishes the allocator's figures if the last time is long enough ago; cheap enough for the
+/// allocator's slow paths, which must hold no lock that [`heap_figures`] wants.
+pub fn publish_if_due() {
+    if SLOT.load(Ordering::Relaxed).is_null() {
+        return;
+    }
+    let now = clock_ns(libc::CLOCK_MONOTONIC_COARSE);
+    if !falls_due(&HEAP_DUE_NS, now, HEAP_EVERY_NS) {
+        return;
+    }
+    keeping_errno(|| {
+        let Some(slot) = own_slot() else { return };
+        store_heap(slot);
+        if falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS) {
+            store_kernel(slot, false);
+        }
+    });
+}
+
+/// Claims a slot for the child of a fork, which otherwise would write into its parent's; for the
+/// last of the child's fork handlers, when the allocator works again.
+pub fn after_fork_in_child() {
+    SLOT.store(ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: the pointer is null or the mapping that `map` made, which is never unmapped.
+    let Some(figures) = (unsafe { FIGURES.load(Ordering::Acquire).as_ref() }) else { return };
+    keeping_errno(|| {
+        heap_figures().store(&BEFORE_FORK);
+        claim_slot(figures);
+    });
+}
+
+/// Publishes the last figures and says that the process ended in order; for the library's
+/// destructor.
+pub fn at_exit() {
+    keeping_errno(|| {
+        let Some(slot) = own_slot() else { return };
+        SLOT.store(ptr::null_mut(), Ordering::Relaxed);
+        store_heap(slot);
+        store_kernel(slot, true);
+        slot.state.store(figures::EXITED, Ordering::Release);
+    });
+}
+
+/// Ends the process as the C library's `_exit` does, after publishing: workers that were forked
+/// end this way (Python's multiprocessing), and no destructor runs for them.
+///
+/// Safe in the child of a vfork: the slot there is the parent's, and is left alone.
+#[unsafe(no_mangle)]
+pub extern "C" fn _exit(status: c_int) -> ! {
+    at_exit();
+    loop {
+        // SAFETY: exit_group takes a number and does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
+}
+
+/// The C99 name of [`_exit`].
+#[unsafe(no_mangle)]
+pub extern "C" fn _Exit(status: c_int) -> ! {
+    _exit(status)
+}
+
+/// What the allocator says about itself now.
+fn heap_figures() -> HeapFigures {
+    HeapFigures::default()
+}
+
+/// Whether the path leads to the command's memory file. Looked at before it is opened: the command
+/// may be gone and its number may name any file of another process by now.
+fn names_a_figures_file(path: &CStr) -> bool {
+    let mut target = [0; 64];
+    // SAFETY: readlink writes at most the length given into the buffer.
+    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    let target = target.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&[]);
+    target
+        .strip_prefix(b"/memfd:")
+        .is_some_and(|name| name.starts_with(figures::FILE_NAME.as_bytes()))
+}
+
+/// Maps the file shared and for good, and closes it.
+fn map(path: &CStr) -> Option<&'static Figures> {
+    let file = open(path, libc::O_RDWR)?;
+    let length = size_of::<Figures>();
+    let mut about = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: `about` is a stat to write to, and all zeros are a valid one.
+    let fits = unsafe {
+        libc::fstat(file, about.as_mut_ptr()) == 0
+            && usize::try_from(about.assume_init().st_size).is_ok_and(|size| size == length)
+    };
+    let mut mapping = libc::MAP_FAILED;
+    if fits {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        mapping =
+            unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, file, 0) };
+    }
+    close(file);
+    if mapping == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: the mapping has the length of `Figures`, page aligned, of words for which any bytes
+    // are valid; the file was sealed against shrinking by the command that made it.
+    let figures = unsafe { &*mapping.cast::<Figures>() };
+    if !figures.header.is_ours() {
+        // SAFETY: the mapping is ours and the reference to it ends here.
+        unsafe { libc::munmap(mapping, length) };
+        return None;
+    }
+    // SAFETY: the range is the mapping; the advice keeps other processes' figures out of core dumps.
+    unsafe { libc::madvise(mapping, length, libc::MADV_DONTDUMP) };
+    Some(figures)
+}
+
+/// Claims a slot, fills it and makes it this process's own.
+fn claim_slot(figures: &'static Figures) {
+    let Some(slot) = figures.claim() else { return };
+    let now = clock_ns(libc::CLOCK_MONOTONIC);
+    // SAFETY: these calls take nothing and cannot fail.
+    let (pid, parent) = unsafe { (libc::getpid(), libc::getppid()) };
+    slot.parent_pid.store(parent as u64, Ordering::Relaxed);
+    slot.process_began_ticks.store(process_began_ticks().unwrap_or(0), Ordering::Relaxed);
+    slot.began_ns.store(now, Ordering::Relaxed);
+    store_program_name(slot);
+    store_heap(slot);
+    store_kernel(slot, false);
+    HEAP_DUE_NS.store(now + HEAP_EVERY_NS, Ordering::Relaxed);
+    KERNEL_DUE_NS.store(now + KERNEL_EVERY_NS, Ordering::Relaxed);
+    slot.pid.store(pid as u64, Ordering::Release);
+    SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
+}
+
+/// This process's slot; none where the process is the child of a vfork or of a bare clone, in
+/// which no fork handler ran and the slot is another's.
+fn own_slot() -> Option<&'static Slot> {
+    // SAFETY: the pointer is null or leads into the mapping, which is never unmapped.
+    let slot = unsafe { SLOT.load(Ordering::Acquire).as_ref() }?;
+    // SAFETY: getpid takes nothing and cannot fail.
+    let pid = unsafe { libc::getpid() } as u64;
+    (slot.pid.load(Ordering::Relaxed) == pid).then_some(slot)
+}
+
+fn store_heap(slot: &Slot) {
+    heap_figures().since(&HeapFigures::load(&BEFORE_FORK)).store(&slot.heap);
+    slot.updated_ns.store(clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
+}
+
+/// Stores what the kernel says. The walk over all pages that tells huge pages from small ones
+/// takes milliseconds for each GiB of small pages: only at the end.
+fn store_kernel(slot: &Slot, at_the_end: bool) {
+    let mut kernel = KernelFigures::default();
+    let mut buffer = [0; 4096];
+    kernel.read_status(read(c"/proc/self/status", &mut buffer));
+    if at_the_end {
+        kernel.read_smaps_rollup(read(c"/proc/self/smaps_rollup", &mut buffer));
+    }
+    kernel.store(&slot.kernel);
+}
+
+/// The name of the running program: the kernel's, which it keeps to 15 bytes, or in full where the
+/// executable's name begins with it. For a script the kernel's name is the script's.
+fn store_program_name(slot: &Slot) {
+    let mut short = [0_u8; 16];
+    // SAFETY: PR_GET_NAME writes at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_GET_NAME, short.as_mut_ptr()) };
+    let short = short.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    let mut target = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: readlink writes at most the length given into the buffer.
+    let length = unsafe {
+        let link = c"/proc/self/exe";
+        libc::readlink(link.as_ptr(), target.as_mut_ptr().cast(), target.len())
+    };
+    let target = target.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&[]);
+    let full = target.rsplit(|&byte| byte == b'/').next().unwrap_or(&[]);
+    slot.store_name(if full.starts_with(short) && full.len() <= NAME_BYTES { full } else { short });
+}
+
+/// Field 22 of `/proc/self/stat`, counted from behind the name, which may hold anything.
+fn process_began_ticks() -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = read(c"/proc/self/stat", &mut buffer);
+    let behind_name = text.rsplit(|&byte| byte == b')').next()?;
+    let field = behind_name.split(|&byte| byte == b' ').nth(20)?;
+    core::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Whether the time has come, for one of the callers that find it so at once.
+fn falls_due(due: &AtomicU64, now: u64, every: u64) -> bool {
+    let then = due.load(Ordering::Relaxed);
+    now >= then
+        && due.compare_exchange(then, now + every, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec to write to.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What the file holds, as much as the buffer takes; nothing where it cannot be read.
+fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    let Some(file) = open(path, libc::O_RDONLY) else { return &[] };
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let rest = &mut buffer[filled..];
+        // SAFETY: read writes at most the length given into the rest of the buffer.
+        let got = unsafe { libc::syscall(libc::SYS_read, file, rest.as_mut_ptr(), rest.len()) };
+        match usize::try_from(got) {
+            Ok(got) if got > 0 => filled += got,
+            _ => break,
+        }
+    }
+    close(file);
+    &buffer[..filled]
+}
+
+fn open(path: &CStr, access: c_int) -> Option<c_int> {
+    let flags = access | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
+    // SAFETY: the path is a C string.
+    let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) };
+    c_int::try_from(file).ok().filter(|&file| file >= 0)
+}
+
+fn close(file: c_int) {
+    // SAFETY: the descriptor came from `open` and is used no more.
+    unsafe { libc::syscall(libc::SYS_close, file) };
+}
+
+/// Runs the closure and puts errno back: free must not change it.
+fn keeping_errno(run: impl FnOnce()) {
+    // SAFETY: the C library returns the address of this thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the address is valid for as long as the thread lives.
+    let before = unsafe { *errno };
+    run();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+}
