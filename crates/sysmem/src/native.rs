@@ -28,3 +28,12 @@ pub fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
     static KERNEL: Kernel = Kernel;
     KERNEL.environment(name)
 }
+
+/// Runs `work` and leaves the calling thread's `errno` as it was: for code inside functions that
+/// must not change it, as `free` must not (POSIX.1-2024).
+pub fn keeping_errno<R>(work: impl FnOnce() -> R) -> R {
+    let before = linux::errno();
+    let result = work();
+    linux::set_errno(before);
+    result
+}

@@ -37,10 +37,19 @@ const _: () = assert!(numbers::RLIMIT_AS == libc::RLIMIT_AS as i32);
 const _: () = assert!(numbers::RLIMIT_DATA == libc::RLIMIT_DATA as i32);
 const _: () = assert!(size_of::<PageRange>() == size_of::<libc::iovec>());
 
+pub(crate) fn errno() -> c_int {
+    // SAFETY: the C library's errno of this thread is always readable.
+    unsafe { *libc::__errno_location() }
+}
+
+pub(crate) fn set_errno(value: c_int) {
+    // SAFETY: the C library's errno of this thread is always writable.
+    unsafe { *libc::__errno_location() = value };
+}
+
 #[cold]
 fn last_error() -> Errno {
-    // SAFETY: the C library's errno of this thread is always readable.
-    Errno(unsafe { *libc::__errno_location() })
+    Errno(errno())
 }
 
 #[inline]
