@@ -287,10 +287,7 @@ mod tests {
             Operation::Map,
             0x7000_0000,
             3 << 20,
-            ErrorKind::OutOfMemory {
-                errno: Some(Errno(12)),
-                limit: Some(Limit::Data(3 << 29)),
-            },
+            ErrorKind::OutOfMemory { errno: Some(Errno(12)), limit: Some(Limit::Data(3 << 29)) },
         );
         assert_eq!(
             error.to_string(),

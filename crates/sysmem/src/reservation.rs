@@ -265,9 +265,8 @@ impl<O: Os> Reservation<O> {
     ) -> Result<(), BatchError> {
         let Some(first) = ranges.first() else { return Ok(()) };
         let mut protection = None;
-        let offset_of = |range: &PageRange| {
-            range.start.addr().wrapping_sub(self.start.addr().get())
-        };
+        let offset_of =
+            |range: &PageRange| range.start.addr().wrapping_sub(self.start.addr().get());
         for range in ranges {
             let refuse = |error| BatchError { done: 0, error };
             let (at, end) =
@@ -396,7 +395,11 @@ impl<O: Os> Reservation<O> {
     }
 
     /// The range in memory, refused if it is not whole pages inside the reservation.
-    fn range(&self, operation: Operation, (offset, len): (usize, usize)) -> Result<PageRange, Error> {
+    fn range(
+        &self,
+        operation: Operation,
+        (offset, len): (usize, usize),
+    ) -> Result<PageRange, Error> {
         let range = PageRange::new(self.start.as_ptr().wrapping_add(offset), len);
         if self.entry().lost.load(Relaxed) {
             return Err(range.error(operation, ErrorKind::Lost));

@@ -4,9 +4,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
-use crate::calls::{
-    Calls, Files, Findings, Kernel as Name, Mincore, NameMapping, ProcessMadvise,
-};
+use crate::calls::{Calls, Files, Findings, Kernel as Name, Mincore, NameMapping, ProcessMadvise};
 use crate::os::linux as numbers;
 use crate::{Errno, PageRange};
 
@@ -213,8 +211,6 @@ unsafe impl ProcessMadvise for Kernel {
 unsafe impl NameMapping for Kernel {
     unsafe fn name_mapping(&self, address: *mut u8, len: usize, name: &CStr) -> Result<(), Errno> {
         // SAFETY: prctl(2) with PR_SET_VMA reads the name and changes no memory.
-        done(unsafe {
-            libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, len, name.as_ptr())
-        })
+        done(unsafe { libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, len, name.as_ptr()) })
     }
 }

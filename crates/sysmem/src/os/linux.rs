@@ -154,9 +154,8 @@ impl<K: LinuxCalls> Linux<K> {
     fn reserve_at(&self, address: usize, len: usize) -> Result<NonNull<u8>, Errno> {
         let wanted = ptr::with_exposed_provenance_mut(address);
         // SAFETY: nothing is replaced, so nothing of anybody's is touched.
-        let got = unsafe {
-            self.kernel.mmap(wanted, len, PROT_NONE, RESERVED | MAP_FIXED_NOREPLACE)
-        }?;
+        let got =
+            unsafe { self.kernel.mmap(wanted, len, PROT_NONE, RESERVED | MAP_FIXED_NOREPLACE) }?;
         if got.addr() == address {
             return NonNull::new(got).ok_or(EINVAL);
         }
@@ -233,9 +232,9 @@ impl<K: LinuxCalls> Linux<K> {
                     if from <= last {
                         let aligned = address & !(align - 1);
                         let candidate = aligned.clamp(from, last);
-                        if best.is_none_or(|best| {
-                            candidate.abs_diff(address) < best.abs_diff(address)
-                        }) {
+                        if best
+                            .is_none_or(|best| candidate.abs_diff(address) < best.abs_diff(address))
+                        {
                             best = Some(candidate);
                         }
                     }
@@ -301,14 +300,21 @@ impl<K: LinuxCalls> Linux<K> {
     /// # Safety
     ///
     /// As for `madvise`.
-    unsafe fn hint(&self, operation: Operation, range: PageRange, advice: i32) -> Result<(), Error> {
+    unsafe fn hint(
+        &self,
+        operation: Operation,
+        range: PageRange,
+        advice: i32,
+    ) -> Result<(), Error> {
         range.check(operation, self.kernel.page_size())?;
         // SAFETY: the caller's promise.
-        unsafe { self.kernel.madvise(range.start, range.len, advice) }.map_err(|errno| match errno {
-            // A kernel built without transparent huge pages, or before 6.1 for collapsing.
-            EINVAL => range.error(operation, ErrorKind::NotSupported),
-            errno => self.refused(operation, range, errno),
-        })
+        unsafe { self.kernel.madvise(range.start, range.len, advice) }.map_err(
+            |errno| match errno {
+                // A kernel built without transparent huge pages, or before 6.1 for collapsing.
+                EINVAL => range.error(operation, ErrorKind::NotSupported),
+                errno => self.refused(operation, range, errno),
+            },
+        )
     }
 }
 
@@ -396,12 +402,12 @@ unsafe impl<K: LinuxCalls> Os for Linux<K> {
                 Err(fail(ErrorKind::Unaligned { multiple: align }))
             }
             Placement::At(address) => self.reserve_at(address, len).map_err(refused),
-            Placement::Near { address, distance } => self
-                .reserve_near(address, distance, len, align)
-                .map_err(|kind| match kind {
+            Placement::Near { address, distance } => {
+                self.reserve_near(address, distance, len, align).map_err(|kind| match kind {
                     ErrorKind::System(errno) => refused(errno),
                     kind => fail(kind),
-                }),
+                })
+            }
             Placement::High => {
                 // mmap(2) chooses from the top down, or from a third of the address space up with
                 // the legacy layout; either is far above 4 GiB.

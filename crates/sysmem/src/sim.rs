@@ -1,0 +1,289 @@
+//! Simulated kernels, and wrappers that record calls or make them fail.
+//!
+//! [`Simulated`] is a Linux kernel with one process whose memory can be used: the backend for
+//! Linux runs on it as it does on the running kernel, so `Linux::new(simulated)` is an
+//! [`Os`](crate::Os). It refuses what that kernel refuses, limits included, and where a kernel is
+//! free to choose it chooses, by a seed, what a program is least prepared for. [`Settings`] says
+//! which kernel and which limits.
+//!
+//! ```
+//! use sysmem::os::linux::Linux;
+//! use sysmem::sim::{Settings, Simulated};
+//! use sysmem::{Account, Protection, Reservation, ReserveOptions};
+//!
+//! static POOL: Account = Account::new("pool");
+//!
+//! let kernel = Simulated::new(Settings { data_limit: 1 << 20, ..Settings::heap(16 << 20) });
+//! let os = Linux::new(kernel.clone());
+//! let mut pool = Reservation::reserve_in(os, ReserveOptions::new(8 << 20), &POOL)?;
+//! pool.map(0, 512 << 10, Protection::ReadWrite)?;
+//! let error = pool.map(512 << 10, 1 << 20, Protection::ReadWrite).unwrap_err();
+//! assert!(error.to_string().contains("RLIMIT_DATA is 1.0 MiB"));
+//! # Ok::<(), sysmem::Error>(())
+//! ```
+
+mod linux;
+mod machine;
+mod mappings;
+mod memory;
+mod parking;
+mod random;
+mod ranges;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::vec::Vec;
+
+use crate::calls::{Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise};
+use crate::{Errno, PageRange, Protection};
+use machine::Machine;
+use parking::{Clock, Parking};
+
+pub use mappings::{Attributes, Mapping};
+pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
+
+/// A simulated Linux kernel and the memory of the one process on it. Clones are the same kernel.
+///
+/// When the last clone goes, memory that may not be written to is looked at once more: a stray
+/// write panics.
+#[derive(Clone)]
+pub struct Simulated(Arc<Inner>);
+
+struct Inner {
+    page_size: usize,
+    machine: Mutex<Machine>,
+    files: Mutex<BTreeMap<i32, Vec<u8>>>,
+    environment: Vec<(CString, CString)>,
+    parking: Parking,
+    clock: Clock,
+    findings: Findings,
+}
+
+impl Simulated {
+    /// Starts a kernel.
+    pub fn new(settings: Settings) -> Simulated {
+        Simulated::with_environment(settings, &[])
+    }
+
+    /// Starts a kernel whose process has these environment variables.
+    pub fn with_environment(settings: Settings, variables: &[(&CStr, &CStr)]) -> Simulated {
+        let variables = variables.iter().map(|&(name, value)| (name.into(), value.into()));
+        Simulated(Arc::new(Inner {
+            page_size: settings.page_size,
+            files: Mutex::new(BTreeMap::new()),
+            environment: variables.collect(),
+            parking: Parking::new(),
+            clock: Clock::new(settings.clock_stands),
+            findings: Findings::new(),
+            machine: Mutex::new(Machine::new(settings)),
+        }))
+    }
+
+    /// The machine, as it is after whatever call or stray panic came before.
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machine at the beginning of a call.
+    fn call(&self) -> MutexGuard<'_, Machine> {
+        let mut machine = self.machine();
+        machine.tick();
+        machine
+    }
+
+    /// Changes the settings of the running kernel. What the process is made of stays: backing,
+    /// space, alignment, page size and clock.
+    pub fn set(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.machine().settings);
+    }
+
+    /// The address space of the process.
+    pub fn space(&self) -> Range<usize> {
+        self.machine().space()
+    }
+
+    /// What is mapped, lowest address first.
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.machine().mappings.iter().cloned().collect()
+    }
+
+    /// Bytes that are mapped in any way.
+    pub fn mapped_bytes(&self) -> usize {
+        self.machine().mapped_bytes(|_| true)
+    }
+
+    /// Bytes that are charged against the commit limit.
+    pub fn committed_bytes(&self) -> usize {
+        self.machine().mapped_bytes(|attributes| attributes.charged)
+    }
+
+    /// Bytes in memory: of pages that hold anything but zeros, or are locked.
+    pub fn resident_bytes(&self) -> usize {
+        let machine = self.machine();
+        machine.resident_pages(machine.space()).len() * self.0.page_size
+    }
+
+    /// What the page that holds `address` allows, `None` where nothing is mapped.
+    pub fn protection_at(&self, address: usize) -> Option<Protection> {
+        self.machine().mappings.at(address).map(|mapping| mapping.attributes.protection)
+    }
+
+    /// Wants memory: every lazily freed page that was not written to since loses its contents.
+    pub fn pressure(&self) {
+        self.machine().pressure();
+    }
+
+    /// Locks (mlock(2)) or unlocks a range of the process.
+    pub fn lock_memory(&self, range: PageRange, locked: bool) -> Result<(), Errno> {
+        let start = range.start.addr();
+        linux::lock(&mut self.machine(), start..start + range.len, locked)
+    }
+
+    /// Maps a free range for another part of the process, whose it is from then on.
+    pub fn occupy(&self, range: Range<usize>) {
+        let mut machine = self.machine();
+        assert!(machine.mappings.is_free(range.clone()), "{range:#x?} is taken");
+        let foreign = Attributes { foreign: true, ..Attributes::new(Protection::NoAccess) };
+        machine.map(range, foreign);
+    }
+
+    /// Unmaps what [`occupy`](Simulated::occupy), or a rival, mapped.
+    pub fn vacate(&self, range: Range<usize>) {
+        self.machine().unmap(range);
+    }
+
+    /// The next fixed mapping runs out of kernel memory half way.
+    pub fn starve_next_replacement(&self) {
+        self.machine().starve_replacement = true;
+    }
+
+    /// Panics if memory was written to that may not be.
+    pub fn verify(&self) {
+        self.machine().verify();
+    }
+
+    /// Files of /proc and /sys that are open.
+    pub fn open_files(&self) -> usize {
+        self.files().len()
+    }
+
+    /// Lets time pass, and processor time with it.
+    pub fn advance(&self, time: Duration) {
+        self.0.clock.advance(time);
+        self.0.parking.wake_all();
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<u8>>> {
+        self.0.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: the memory of the simulated process is real, and mapped by nobody else; the rules keep
+// mappings apart.
+unsafe impl Calls for Simulated {
+    const KERNEL: Kernel = Kernel::Linux;
+
+    fn page_size(&self) -> usize {
+        self.0.page_size
+    }
+
+    unsafe fn mmap(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        linux::mmap(&mut self.call(), address.addr(), len, protection, flags)
+    }
+
+    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        linux::munmap(&mut self.call(), address.addr(), len)
+    }
+
+    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
+        linux::mprotect(&mut self.call(), address.addr(), len, protection)
+    }
+
+    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
+        linux::madvise(&mut self.call(), address.addr(), len, advice)
+    }
+
+    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
+        linux::resource_limit(&self.call(), resource)
+    }
+
+    fn monotonic_time(&self) -> Duration {
+        self.0.clock.now()
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        self.0.clock.thread_cpu_time()
+    }
+
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
+        self.0.parking.park(&self.0.clock, word, while_equal, timeout);
+    }
+
+    fn wake(&self, _word: &AtomicU32, _count: u32) {
+        // Whoever parks may return early: waking all is waking enough.
+        self.0.parking.wake_all();
+    }
+
+    fn environment(&self, name: &CStr) -> Option<&CStr> {
+        let mut variables = self.0.environment.iter();
+        variables.find(|(key, _)| key.as_c_str() == name).map(|(_, value)| value.as_c_str())
+    }
+
+    fn findings(&self) -> &Findings {
+        &self.0.findings
+    }
+}
+
+impl Files for Simulated {
+    fn open(&self, path: &CStr) -> Result<i32, Errno> {
+        let text = linux::file(&self.call(), path)?;
+        let mut files = self.files();
+        let file = (3..).find(|file| !files.contains_key(file)).unwrap_or(i32::MAX);
+        files.insert(file, text);
+        Ok(file)
+    }
+
+    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let files = self.files();
+        let text = files.get(&file).ok_or(crate::os::linux::EBADF)?;
+        let rest = &text[(offset as usize).min(text.len())..];
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn close(&self, file: i32) {
+        assert!(self.files().remove(&file).is_some(), "file {file} closed, but not open");
+    }
+}
+
+impl Mincore for Simulated {
+    fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
+        linux::mincore(&self.call(), address.addr(), len, residency)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl ProcessMadvise for Simulated {
+    unsafe fn process_madvise(&self, ranges: &[PageRange], advice: i32) -> Result<usize, Errno> {
+        linux::process_madvise(&mut self.call(), ranges, advice)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl NameMapping for Simulated {
+    unsafe fn name_mapping(&self, address: *mut u8, len: usize, name: &CStr) -> Result<(), Errno> {
+        linux::name_mapping(&mut self.call(), address.addr(), len, name)
+    }
+}

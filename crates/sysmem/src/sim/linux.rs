@@ -1,0 +1,482 @@
+//! The rules of Linux. Each is stated once, with where it is written.
+
+use std::ffi::{CStr, CString};
+use std::ops::Range;
+use std::string::String;
+use std::sync::Arc;
+use std::vec::Vec;
+
+use super::machine::{Machine, OUTSIDE};
+use super::mappings::{Attributes, Mapping};
+use super::settings::Overcommit;
+use crate::os::linux::*;
+use crate::{Errno, PageRange, Protection};
+
+/// The features that came with a version.
+mod since {
+    /// `MADV_FREE`: madvise(2).
+    pub const FREE: (u32, u32) = (4, 5);
+    /// `RLIMIT_DATA` counts private writable mappings: getrlimit(2).
+    pub const DATA_LIMIT: (u32, u32) = (4, 7);
+    /// `MAP_FIXED_NOREPLACE`: mmap(2).
+    pub const NOREPLACE: (u32, u32) = (4, 17);
+    /// process_madvise(2).
+    pub const PROCESS_MADVISE: (u32, u32) = (5, 10);
+    /// `PR_SET_VMA_ANON_NAME`: PR_SET_VMA(2const).
+    pub const NAMES: (u32, u32) = (5, 17);
+    /// `MADV_DONTNEED_LOCKED`: madvise(2).
+    pub const DONTNEED_LOCKED: (u32, u32) = (5, 18);
+    /// `MADV_COLLAPSE`: madvise(2).
+    pub const COLLAPSE: (u32, u32) = (6, 1);
+    /// A fixed mapping that fails restores what it had unmapped (mm/vma.c,
+    /// `vms_abort_munmap_vmas`).
+    pub const REPLACEMENT_RESTORES: (u32, u32) = (6, 12);
+    /// process_madvise(2) takes advice that destroys contents, of the calling process.
+    pub const PROCESS_MADVISE_SELF: (u32, u32) = (6, 13);
+    /// `PIDFD_SELF` where a pidfd is taken (include/uapi/linux/pidfd.h).
+    pub const PIDFD_SELF: (u32, u32) = (6, 14);
+}
+
+const PAGE_NAME_MAX: usize = 80;
+
+fn protection(bits: i32) -> Protection {
+    match bits {
+        PROT_NONE => Protection::NoAccess,
+        PROT_READ => Protection::ReadOnly,
+        bits if bits & !(PROT_READ | PROT_EXEC) == 0 => Protection::ReadExecute,
+        bits if bits & !(PROT_READ | PROT_WRITE) == 0 => Protection::ReadWrite,
+        bits => panic!("the simulated Linux has no rule for protection {bits:#x}"),
+    }
+}
+
+fn whole(machine: &Machine, address: usize, len: usize) -> Result<Range<usize>, Errno> {
+    // mm/madvise.c, mm/mprotect.c: the address must be aligned, the length is rounded up.
+    if !machine.is_aligned(address) {
+        return Err(EINVAL);
+    }
+    let len = machine.round_up(len).ok_or(EINVAL)?;
+    Ok(address..address.checked_add(len).ok_or(EINVAL)?)
+}
+
+/// Panics if the program is about to change what is not its own.
+fn own(machine: &Machine, call: &str, range: &Range<usize>) {
+    let theirs = machine.mappings.inside(range.clone());
+    if let Some(theirs) = theirs.iter().find(|part| part.attributes.foreign) {
+        panic!("{call} of {range:#x?} changes {:#x?}, another's", theirs.start..theirs.end);
+    }
+}
+
+/// Whether so much more fits under the limits (mm/mmap.c, `may_expand_vm`).
+fn may_expand(machine: &Machine, attributes: &Attributes, more: usize) -> bool {
+    let settings = &machine.settings;
+    let fits = |used: usize, limit: u64| used as u64 + more as u64 <= limit;
+    // The program's own mappings are the whole process here, but for what lies outside its space.
+    if !fits(machine.mapped_bytes(|_| true), settings.address_space_limit) {
+        return false;
+    }
+    // `is_data_mapping`: private and writable.
+    settings.version < since::DATA_LIMIT
+        || !attributes.writable()
+        || fits(machine.mapped_bytes(Attributes::writable), settings.data_limit)
+}
+
+/// Whether so much may be promised (mm/util.c, `__vm_enough_memory`).
+fn enough_memory(machine: &Machine, more: usize) -> bool {
+    match machine.settings.overcommit {
+        Overcommit::Always => true,
+        Overcommit::Heuristic { memory } => more as u64 <= memory,
+        Overcommit::Never { limit } => {
+            let committed = machine.mapped_bytes(|attributes| attributes.charged);
+            ((committed + more) as u64) < limit
+        }
+    }
+}
+
+pub(super) fn mmap(
+    machine: &mut Machine,
+    address: usize,
+    len: usize,
+    bits: i32,
+    flags: i32,
+) -> Result<*mut u8, Errno> {
+    const KNOWN: i32 =
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED | MAP_FIXED_NOREPLACE;
+    assert!(
+        flags & !KNOWN == 0 && flags & MAP_PRIVATE != 0 && flags & MAP_ANONYMOUS != 0,
+        "the simulated Linux has no rule for mmap flags {flags:#x}"
+    );
+    let version = machine.settings.version;
+    // mmap(2): older kernels take the flag for a hint.
+    let no_replace = flags & MAP_FIXED_NOREPLACE != 0 && version >= since::NOREPLACE;
+    let fixed = flags & MAP_FIXED != 0 || no_replace;
+    // mm/mmap.c, `do_mmap`, in its order.
+    if len == 0 {
+        return Err(EINVAL);
+    }
+    let len = machine.round_up(len).ok_or(ENOMEM)?;
+    // One mapping more than the limit says, which only munmap and mprotect take to the letter.
+    if machine.mappings.count() + OUTSIDE > machine.settings.max_map_count {
+        return Err(ENOMEM);
+    }
+    let start = if fixed {
+        let space = machine.space();
+        // `get_unmapped_area`: outside the address space is ENOMEM, before alignment.
+        if address < space.start || address.checked_add(len).is_none_or(|end| end > space.end) {
+            return Err(ENOMEM);
+        }
+        if !machine.is_aligned(address) {
+            return Err(EINVAL);
+        }
+        address
+    } else {
+        // A hint is rounded down to a page (`round_hint_to_min`, PAGE_ALIGN).
+        let hint = address & !(machine.page_size() - 1);
+        machine.place(hint, len).ok_or(ENOMEM)?
+    };
+    let range = start..start + len;
+    if no_replace && !machine.mappings.is_free(range.clone()) {
+        return Err(EEXIST);
+    }
+    own(machine, "a fixed mapping", &range);
+    let mut attributes = Attributes::new(protection(bits));
+    attributes.locked = machine.settings.lock_new_mappings;
+    // proc_sys_vm(5): a system that never overcommits ignores MAP_NORESERVE.
+    let strict = matches!(machine.settings.overcommit, Overcommit::Never { .. });
+    attributes.uncharged = flags & MAP_NORESERVE != 0 && !strict;
+    // `accountable_mapping`: private, writable, not MAP_NORESERVE.
+    attributes.charged = attributes.writable() && !attributes.uncharged;
+
+    let replaced = machine.mappings.inside(range.clone());
+    let bytes = |parts: &[Mapping]| parts.iter().map(Mapping::len).sum::<usize>();
+    // What is replaced does not count against the limits (`count_vma_pages_range`).
+    if !may_expand(machine, &attributes, len - bytes(&replaced)) {
+        return Err(ENOMEM);
+    }
+    unmap_checked(machine, range.clone(), &replaced)?;
+    // Up to 6.11 what is replaced is gone by now; from 6.12 on it is only set aside, and its
+    // charge counts for what replaces it.
+    let restores = version >= since::REPLACEMENT_RESTORES;
+    let mut charge = if attributes.charged { len } else { 0 };
+    if restores {
+        let given_back = replaced.iter().filter(|part| part.attributes.charged);
+        charge = charge.saturating_sub(given_back.map(Mapping::len).sum());
+    }
+    let starved = fixed && core::mem::take(&mut machine.starve_replacement);
+    let enough = |machine: &Machine| charge == 0 || enough_memory(machine, charge);
+    if restores && (starved || !enough(machine)) {
+        return Err(ENOMEM);
+    }
+    machine.unmap(range.clone());
+    if starved || !enough(machine) {
+        if machine.settings.rival && !replaced.is_empty() {
+            let foreign = Attributes { foreign: true, ..Attributes::new(Protection::NoAccess) };
+            machine.map(range, foreign);
+        }
+        return Err(ENOMEM);
+    }
+    machine.map(range, attributes);
+    Ok(machine.pointer(start))
+}
+
+/// Whether a range may be unmapped: a hole in the middle of a mapping makes one more of it, and
+/// only that is held against the limit (mm/vma.c, `vms_gather_munmap_vmas`).
+fn unmap_checked(machine: &Machine, range: Range<usize>, parts: &[Mapping]) -> Result<(), Errno> {
+    let full = machine.mappings.count() + OUTSIDE >= machine.settings.max_map_count;
+    if !parts.is_empty() && full && machine.mappings.removing_splits(range) {
+        return Err(ENOMEM);
+    }
+    Ok(())
+}
+
+pub(super) fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+    // mm/vma.c, `do_vmi_munmap`: an empty range is refused, a hole is not.
+    let range = whole(machine, address, len)?;
+    if range.is_empty() {
+        return Err(EINVAL);
+    }
+    own(machine, "munmap", &range);
+    let parts = machine.mappings.inside(range.clone());
+    unmap_checked(machine, range.clone(), &parts)?;
+    machine.unmap(range);
+    Ok(())
+}
+
+pub(super) fn mprotect(
+    machine: &mut Machine,
+    address: usize,
+    len: usize,
+    bits: i32,
+) -> Result<(), Errno> {
+    let range = whole(machine, address, len)?;
+    let protection = protection(bits);
+    own(machine, "mprotect", &range);
+    // mm/mprotect.c, `do_mprotect_pkey`: mapping after mapping, those before a failure stay
+    // changed; a hole is ENOMEM once it is reached.
+    let mut at = range.start;
+    for part in machine.mappings.inside(range.clone()) {
+        if part.start != at {
+            return Err(ENOMEM);
+        }
+        protect_part(machine, &part, protection)?;
+        at = part.end;
+    }
+    if at == range.end { Ok(()) } else { Err(ENOMEM) }
+}
+
+/// mm/mprotect.c, `mprotect_fixup`.
+fn protect_part(
+    machine: &mut Machine,
+    part: &Mapping,
+    protection: Protection,
+) -> Result<(), Errno> {
+    let old = &part.attributes;
+    if old.protection == protection {
+        return Ok(());
+    }
+    let mut new = Attributes { protection, ..old.clone() };
+    if new.writable() {
+        // Where the old protection does not fit any more either, the limit is left alone.
+        if !may_expand(machine, &new, part.len()) && may_expand(machine, old, part.len()) {
+            return Err(ENOMEM);
+        }
+        // What becomes writable is charged, and stays so whatever becomes of it.
+        if !old.charged && !old.writable() && !old.uncharged {
+            if !enough_memory(machine, part.len()) {
+                return Err(ENOMEM);
+            }
+            new.charged = true;
+        }
+    }
+    machine.change(part, new).map_err(|_| ENOMEM)
+}
+
+/// Applies `advise` to each mapping of a range; a hole is ENOMEM after the rest was done
+/// (mm/madvise.c, `madvise_walk_vmas`).
+fn walk(
+    machine: &mut Machine,
+    range: Range<usize>,
+    mut advise: impl FnMut(&mut Machine, &Mapping) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let parts = machine.mappings.inside(range.clone());
+    for part in &parts {
+        advise(machine, part)?;
+    }
+    let mapped: usize = parts.iter().map(Mapping::len).sum();
+    if mapped == range.len() { Ok(()) } else { Err(ENOMEM) }
+}
+
+pub(super) fn madvise(
+    machine: &mut Machine,
+    address: usize,
+    len: usize,
+    advice: i32,
+) -> Result<(), Errno> {
+    let version = machine.settings.version;
+    let has_huge_pages = machine.settings.huge_page_size.is_some();
+    // `madvise_behavior_valid`.
+    let known = match advice {
+        MADV_DONTNEED => true,
+        MADV_FREE => version >= since::FREE,
+        MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
+        MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
+        MADV_COLLAPSE => version >= since::COLLAPSE && has_huge_pages,
+        advice => panic!("the simulated Linux has no rule for advice {advice}"),
+    };
+    if !known {
+        return Err(EINVAL);
+    }
+    let range = whole(machine, address, len)?;
+    own(machine, "madvise", &range);
+    walk(machine, range, |machine, part| match advice {
+        // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
+        MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
+        MADV_FREE => {
+            machine.discard_lazily(part);
+            Ok(())
+        }
+        MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
+            machine.discard(part);
+            Ok(())
+        }
+        // mm/khugepaged.c, `madvise_collapse`: memory kept from huge pages refuses.
+        MADV_COLLAPSE if part.attributes.huge == Some(false) => Err(EINVAL),
+        MADV_COLLAPSE => Ok(()),
+        _ => {
+            let huge = Some(advice == MADV_HUGEPAGE);
+            let attributes = Attributes { huge, ..part.attributes.clone() };
+            // `madvise_vma_behavior` makes EAGAIN of ENOMEM.
+            machine.change(part, attributes).map_err(|_| EAGAIN)
+        }
+    })
+}
+
+pub(super) fn process_madvise(
+    machine: &mut Machine,
+    ranges: &[PageRange],
+    advice: i32,
+) -> Result<usize, Errno> {
+    let version = machine.settings.version;
+    if let Some(errno) = machine.settings.process_madvise_refused {
+        return Err(errno);
+    }
+    if version < since::PROCESS_MADVISE {
+        return Err(ENOSYS);
+    }
+    // readv(2): at most UIO_MAXIOV ranges.
+    if ranges.len() > 1024 {
+        return Err(EINVAL);
+    }
+    // An unknown negative descriptor.
+    if version < since::PIDFD_SELF {
+        return Err(EBADF);
+    }
+    if version < since::PROCESS_MADVISE_SELF {
+        return Err(EINVAL);
+    }
+    let stop = match machine.settings.short_counts {
+        true => machine.random.below(ranges.len() + 1),
+        false => ranges.len(),
+    };
+    let mut bytes = 0;
+    for (index, range) in ranges.iter().enumerate() {
+        if index == stop {
+            // `vector_madvise`: what was done is reported, an error only if nothing was.
+            return if bytes > 0 { Ok(bytes) } else { Err(EINTR) };
+        }
+        match madvise(machine, range.start.addr(), range.len, advice) {
+            Ok(()) => bytes += range.len,
+            Err(errno) if bytes == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(bytes)
+}
+
+const EINTR: Errno = Errno(4);
+const ENOENT: Errno = Errno(2);
+
+pub(super) fn name_mapping(
+    machine: &mut Machine,
+    address: usize,
+    len: usize,
+    name: &CStr,
+) -> Result<(), Errno> {
+    if machine.settings.version < since::NAMES || !machine.settings.mapping_names {
+        return Err(EINVAL);
+    }
+    // PR_SET_VMA(2const): printable, without \ ` $ [ ], at most 80 bytes with the zero.
+    let allowed =
+        |&byte: &u8| (byte == b' ' || byte.is_ascii_graphic()) && !b"\\`$[]".contains(&byte);
+    if name.count_bytes() >= PAGE_NAME_MAX || !name.to_bytes().iter().all(allowed) {
+        return Err(EINVAL);
+    }
+    let range = whole(machine, address, len)?;
+    own(machine, "naming", &range);
+    let name = Some(Arc::new(CString::from(name)));
+    walk(machine, range, |machine, part| {
+        let attributes = Attributes { name: name.clone(), ..part.attributes.clone() };
+        machine.change(part, attributes).map_err(|_| EAGAIN)
+    })
+}
+
+pub(super) fn mincore(
+    machine: &Machine,
+    address: usize,
+    len: usize,
+    residency: &mut [u8],
+) -> Result<(), Errno> {
+    // mincore(2): EINVAL unaligned, ENOMEM over a hole.
+    let range = whole(machine, address, len)?;
+    let mapped: usize = machine.mappings.inside(range.clone()).iter().map(Mapping::len).sum();
+    if mapped != range.len() {
+        return Err(ENOMEM);
+    }
+    let npages = range.len() / machine.page_size();
+    residency[..npages].fill(0);
+    for page in machine.resident_pages(range) {
+        residency[(page - address) / machine.page_size()] = 1;
+    }
+    Ok(())
+}
+
+pub(super) fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+    match resource {
+        RLIMIT_AS => Ok(machine.settings.address_space_limit),
+        RLIMIT_DATA => Ok(machine.settings.data_limit),
+        resource => panic!("the simulated Linux has no rule for the limit on resource {resource}"),
+    }
+}
+
+/// Locks or unlocks a range: mlock(2), without its limit.
+pub(super) fn lock(machine: &mut Machine, range: Range<usize>, locked: bool) -> Result<(), Errno> {
+    walk(machine, range, |machine, part| {
+        let attributes = Attributes { locked, ..part.attributes.clone() };
+        machine.change(part, attributes).map_err(|_| ENOMEM)
+    })
+}
+
+/// What a file of /proc or /sys holds.
+pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
+    use std::fmt::Write;
+    let settings = &machine.settings;
+    let mut text = String::new();
+    let written = match path.to_bytes() {
+        _ if !settings.proc_mounted => return Err(ENOENT),
+        b"/proc/self/maps" => maps(machine, &mut text),
+        b"/proc/self/statm" => {
+            // proc_pid_statm(5): size, resident, shared, text, lib, data, dt, in pages.
+            let pages = |bytes: usize| bytes / machine.page_size();
+            let size = pages(machine.mapped_bytes(|_| true));
+            let resident = machine.resident_pages(machine.space()).len();
+            let data = pages(machine.mapped_bytes(Attributes::writable));
+            writeln!(text, "{size} {resident} 0 0 0 {data} 0")
+        }
+        b"/proc/meminfo" => {
+            let limit = match settings.overcommit {
+                Overcommit::Never { limit } => limit,
+                Overcommit::Heuristic { memory } => memory / 2,
+                Overcommit::Always => 1 << 40,
+            };
+            let committed = machine.mapped_bytes(|attributes| attributes.charged);
+            writeln!(text, "MemTotal:       16384000 kB\nCommitLimit:    {} kB", limit / 1024)
+                .and_then(|()| writeln!(text, "Committed_AS:   {} kB", committed / 1024))
+        }
+        b"/proc/sys/vm/max_map_count" => writeln!(text, "{}", settings.max_map_count),
+        b"/proc/sys/vm/overcommit_memory" => {
+            let mode = match settings.overcommit {
+                Overcommit::Heuristic { .. } => 0,
+                Overcommit::Always => 1,
+                Overcommit::Never { .. } => 2,
+            };
+            writeln!(text, "{mode}")
+        }
+        b"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size" => match settings.huge_page_size {
+            Some(size) => writeln!(text, "{size}"),
+            None => return Err(ENOENT),
+        },
+        _ => return Err(ENOENT),
+    };
+    written.map_err(|_| ENOMEM)?;
+    Ok(text.into_bytes())
+}
+
+/// proc_pid_maps(5).
+fn maps(machine: &Machine, text: &mut String) -> std::fmt::Result {
+    use std::fmt::Write;
+    let space = machine.space();
+    writeln!(text, "{:08x}-{:08x} ---p 00000000 00:00 0", 0, space.start)?;
+    for mapping in machine.mappings.iter() {
+        let allowed = match mapping.attributes.protection {
+            Protection::NoAccess => "---p",
+            Protection::ReadOnly => "r--p",
+            Protection::ReadWrite => "rw-p",
+            Protection::ReadExecute => "r-xp",
+        };
+        write!(text, "{:08x}-{:08x} {allowed} 00000000 00:00 0", mapping.start, mapping.end)?;
+        match &mapping.attributes.name {
+            Some(name) => writeln!(text, "                  [anon:{}]", name.to_string_lossy())?,
+            None => writeln!(text)?,
+        }
+    }
+    writeln!(text, "{:08x}-7ffffffff000 ---p 00000000 00:00 0", space.end)
+}

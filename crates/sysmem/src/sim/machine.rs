@@ -1,0 +1,244 @@
+//! The virtual memory of one simulated process, without the rules of any one kernel: mappings,
+//! what their pages hold, and what has been promised of them.
+
+use std::boxed::Box;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::vec::Vec;
+
+use super::mappings::{Attributes, Mapping, Mappings, TooMany};
+use super::memory::{LARGEST_PAGE, Memory};
+use super::random::Random;
+use super::settings::{Backing, LazilyFreed, Settings};
+use crate::Protection;
+
+/// Mappings of the process that lie outside the simulated address space: one below, one above.
+pub(crate) const OUTSIDE: usize = 2;
+
+pub(crate) struct Machine {
+    pub(crate) settings: Settings,
+    pub(crate) mappings: Mappings,
+    pub(crate) random: Random,
+    /// The next fixed mapping runs out of kernel memory on its way.
+    pub(crate) starve_replacement: bool,
+    memory: Memory,
+    /// Calls so far, which is the time by which lazily freed pages are dropped.
+    now: u64,
+    freed: BTreeMap<usize, Freed>,
+    due: BTreeSet<(u64, usize)>,
+}
+
+/// A page given back lazily that still has its contents.
+struct Freed {
+    bytes: Box<[u8]>,
+    due: Option<u64>,
+}
+
+impl Machine {
+    pub(crate) fn new(settings: Settings) -> Machine {
+        let Settings { space, alignment, page_size, .. } = settings;
+        assert!(page_size.is_power_of_two() && (4096..=LARGEST_PAGE).contains(&page_size));
+        assert!(alignment.is_power_of_two() && alignment >= page_size);
+        assert!(space != 0 && space % alignment == 0, "the address space is whole alignments long");
+        let memory = match settings.backing {
+            Backing::Heap => Memory::heap(space, alignment, page_size),
+            Backing::Real => Memory::real(space, alignment, page_size),
+        };
+        Machine {
+            random: Random::new(settings.seed),
+            settings,
+            mappings: Mappings::default(),
+            starve_replacement: false,
+            memory,
+            now: 0,
+            freed: BTreeMap::new(),
+            due: BTreeSet::new(),
+        }
+    }
+
+    /// The address space of the process.
+    pub(crate) fn space(&self) -> Range<usize> {
+        self.memory.range()
+    }
+
+    pub(crate) fn pointer(&self, address: usize) -> *mut u8 {
+        self.memory.pointer(address)
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.settings.page_size
+    }
+
+    pub(crate) fn round_up(&self, len: usize) -> Option<usize> {
+        len.checked_next_multiple_of(self.page_size())
+    }
+
+    pub(crate) fn is_aligned(&self, address: usize) -> bool {
+        address % self.page_size() == 0
+    }
+
+    /// A call begins: lazily freed pages whose time has come are dropped.
+    pub(crate) fn tick(&mut self) {
+        self.now += 1;
+        while let Some(&(due, page)) = self.due.first() {
+            if due > self.now {
+                break;
+            }
+            self.drop_freed(page);
+        }
+    }
+
+    fn drop_freed(&mut self, page: usize) {
+        let Some(freed) = self.forget_freed(page) else { return };
+        if let Some(mapping) = self.mappings.at(page) {
+            let protection = mapping.attributes.protection;
+            self.memory.discard_unchanged(page, protection, &freed.bytes);
+        }
+    }
+
+    fn forget_freed(&mut self, page: usize) -> Option<Freed> {
+        let freed = self.freed.remove(&page)?;
+        if let Some(due) = freed.due {
+            self.due.remove(&(due, page));
+        }
+        Some(freed)
+    }
+
+    fn forget_freed_in(&mut self, range: Range<usize>) {
+        let pages: Vec<usize> = self.freed.range(range).map(|(&page, _)| page).collect();
+        for page in pages {
+            self.forget_freed(page);
+        }
+    }
+
+    /// Drops every lazily freed page that was not written to since.
+    pub(crate) fn pressure(&mut self) {
+        while let Some((&page, _)) = self.freed.first_key_value() {
+            self.drop_freed(page);
+        }
+    }
+
+    /// A free range of that length: at `hint` if that is free, else where the seed says.
+    pub(crate) fn place(&mut self, hint: usize, len: usize) -> Option<usize> {
+        let space = self.space();
+        let hinted = hint..hint.checked_add(len)?;
+        if hint != 0
+            && space.start <= hinted.start
+            && hinted.end <= space.end
+            && self.mappings.is_free(hinted)
+        {
+            return Some(hint);
+        }
+        let mut gaps = self.mappings.gaps(space);
+        gaps.retain(|gap| gap.len() >= len);
+        // Like Linux, the highest gap first, directly below what is there.
+        let gap = match self.settings.scattered && self.random.once_in(4) {
+            true if !gaps.is_empty() => gaps[self.random.below(gaps.len())].clone(),
+            _ => gaps.last()?.clone(),
+        };
+        let spare = (gap.len() - len) / self.page_size();
+        let skipped = match self.settings.scattered && self.random.once_in(3) {
+            true => self.random.below(spare.min(32) + 1),
+            false => 0,
+        };
+        Some(gap.end - len - skipped * self.page_size())
+    }
+
+    /// Maps a free range.
+    pub(crate) fn map(&mut self, range: Range<usize>, attributes: Attributes) {
+        self.memory.protect(range.clone(), Protection::NoAccess, attributes.protection);
+        self.mappings.insert(range, attributes);
+    }
+
+    /// Unmaps whatever lies in a range.
+    pub(crate) fn unmap(&mut self, range: Range<usize>) {
+        self.forget_freed_in(range.clone());
+        for part in self.mappings.inside(range.clone()) {
+            self.memory.remove(part.start..part.end, part.attributes.protection);
+        }
+        self.mappings.remove(range);
+    }
+
+    /// Gives a part of one mapping other attributes; what it holds stays.
+    pub(crate) fn change(&mut self, part: &Mapping, attributes: Attributes) -> Result<(), TooMany> {
+        let range = part.start..part.end;
+        let to = attributes.protection;
+        let most = self.settings.max_map_count.saturating_sub(OUTSIDE);
+        self.mappings.change(range.clone(), attributes, most)?;
+        self.memory.protect(range, part.attributes.protection, to);
+        Ok(())
+    }
+
+    /// Drops what a part of one mapping holds.
+    pub(crate) fn discard(&mut self, part: &Mapping) {
+        self.forget_freed_in(part.start..part.end);
+        self.memory.discard(part.start..part.end, part.attributes.protection);
+    }
+
+    /// Lets go of what a part of one mapping holds, now or later.
+    pub(crate) fn discard_lazily(&mut self, part: &Mapping) {
+        self.forget_freed_in(part.start..part.end);
+        let range = part.start..part.end;
+        let mut pages = Vec::new();
+        self.memory.contents(range, part.attributes.protection, &mut |page, bytes| {
+            pages.push((page, Box::<[u8]>::from(bytes)));
+        });
+        for (page, bytes) in pages {
+            let due = match self.settings.lazily_freed {
+                LazilyFreed::Dropped => Some(0),
+                LazilyFreed::Kept => None,
+                LazilyFreed::Adversarial => match self.random.below(3) {
+                    0 => Some(0),
+                    1 => Some(self.now + 1 + self.random.below(20) as u64),
+                    _ => None,
+                },
+            };
+            self.freed.insert(page, Freed { bytes, due });
+            match due {
+                Some(0) => self.drop_freed(page),
+                Some(due) => {
+                    self.due.insert((due, page));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The pages of a range that are in memory: those that hold anything but zeros, and those
+    /// that are locked.
+    pub(crate) fn resident_pages(&self, range: Range<usize>) -> Vec<usize> {
+        let mut pages = Vec::new();
+        for part in self.mappings.inside(range) {
+            let range = part.start..part.end;
+            let protection = part.attributes.protection;
+            if part.attributes.locked && protection != Protection::NoAccess {
+                pages.extend(range.step_by(self.page_size()));
+            } else {
+                self.memory.contents(range, protection, &mut |page, _| pages.push(page));
+            }
+        }
+        pages
+    }
+
+    /// Bytes of mappings that `which` says yes to.
+    pub(crate) fn mapped_bytes(&self, which: impl Fn(&Attributes) -> bool) -> usize {
+        let mappings = self.mappings.iter().filter(|mapping| which(&mapping.attributes));
+        mappings.map(Mapping::len).sum()
+    }
+
+    /// Panics if memory was written to that may not be.
+    pub(crate) fn verify(&self) {
+        for mapping in self.mappings.iter() {
+            self.memory.verify(mapping.start..mapping.end, mapping.attributes.protection);
+        }
+        for gap in self.mappings.gaps(self.space()) {
+            self.memory.verify(gap, Protection::NoAccess);
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.verify();
+    }
+}

@@ -1,0 +1,128 @@
+use crate::Errno;
+
+/// What backs the address space of a simulated process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A block of the heap. Nothing faults: a stray write is found, with its address, by the
+    /// next call that concerns the page or when the process ends, and panics.
+    Heap,
+    /// Address space of the running system, with real protection: a stray access faults. Size
+    /// costs next to nothing.
+    Real,
+}
+
+/// When the pages of a lazy giving back lose their contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LazilyFreed {
+    /// Each page at once, at some later call while its bytes are what they were, or never, as
+    /// the seed decides. A program that writes to a page exactly what it held before may lose
+    /// that write: use distinct values.
+    Adversarial,
+    /// At once.
+    Dropped,
+    /// Not before [`pressure`](super::Simulated::pressure).
+    Kept,
+}
+
+/// How a kernel charges promised memory: `vm.overcommit_memory`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overcommit {
+    /// 0: one call may promise at most what the machine has.
+    Heuristic {
+        /// Memory and swap in bytes.
+        memory: u64,
+    },
+    /// 1: every promise is given.
+    Always,
+    /// 2: all promises together stay below a limit.
+    Never {
+        /// The limit in bytes.
+        limit: u64,
+    },
+}
+
+/// How a simulated Linux is built and what it allows.
+///
+/// ```
+/// use sysmem::sim::{Settings, Simulated};
+///
+/// let old = Simulated::new(Settings { seed: 7, version: (4, 4), ..Settings::heap(1 << 20) });
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Decides what a kernel is free to decide: where mappings lie, when lazily freed pages go.
+    pub seed: u64,
+    /// What backs the address space.
+    pub backing: Backing,
+    /// The length of the address space in bytes, a multiple of `alignment`.
+    pub space: usize,
+    /// What the address space begins at a multiple of.
+    pub alignment: usize,
+    /// The size of a page in bytes, from 4 KiB to 64 KiB.
+    pub page_size: usize,
+    /// The kernel's version. Every feature is there from the version on that has it.
+    pub version: (u32, u32),
+    /// `RLIMIT_AS` in bytes.
+    pub address_space_limit: u64,
+    /// `RLIMIT_DATA` in bytes.
+    pub data_limit: u64,
+    /// `vm.max_map_count`. The process has two mappings that are not the program's: what lies
+    /// below and above its address space.
+    pub max_map_count: usize,
+    /// How promises of memory are charged.
+    pub overcommit: Overcommit,
+    /// Lock every new mapping, as after `mlockall(MCL_FUTURE)`.
+    pub lock_new_mappings: bool,
+    /// The size of a huge page; `None` for a kernel without transparent huge pages.
+    pub huge_page_size: Option<usize>,
+    /// A kernel built with `CONFIG_ANON_VMA_NAME`.
+    pub mapping_names: bool,
+    /// Whether /proc and /sys are mounted.
+    pub proc_mounted: bool,
+    /// What a sandbox makes of `process_madvise`.
+    pub process_madvise_refused: Option<Errno>,
+    /// `process_madvise` stops after some of its ranges, as if interrupted.
+    pub short_counts: bool,
+    /// When lazily freed pages lose their contents.
+    pub lazily_freed: LazilyFreed,
+    /// New mappings leave small gaps to their neighbours at times, instead of joining them.
+    pub scattered: bool,
+    /// A rival thread maps memory of its own wherever a failed replacement left a hole.
+    pub rival: bool,
+    /// Time passes only when [`advance`](super::Simulated::advance) says so.
+    pub clock_stands: bool,
+}
+
+impl Settings {
+    /// A recent Linux without limits, whose process has `space` bytes of the heap for address
+    /// space.
+    pub const fn heap(space: usize) -> Settings {
+        Settings {
+            seed: 0,
+            backing: Backing::Heap,
+            space,
+            alignment: 64 << 10,
+            page_size: 4 << 10,
+            version: (6, 18),
+            address_space_limit: u64::MAX,
+            data_limit: u64::MAX,
+            max_map_count: 65_530,
+            overcommit: Overcommit::Heuristic { memory: 1 << 40 },
+            lock_new_mappings: false,
+            huge_page_size: Some(2 << 20),
+            mapping_names: true,
+            proc_mounted: true,
+            process_madvise_refused: None,
+            short_counts: false,
+            lazily_freed: LazilyFreed::Adversarial,
+            scattered: true,
+            rival: false,
+            clock_stands: false,
+        }
+    }
+
+    /// The same with `space` bytes of the running system's address space.
+    pub const fn real(space: usize) -> Settings {
+        Settings { backing: Backing::Real, ..Settings::heap(space) }
+    }
+}
