@@ -1,1 +1,33 @@
-//! Under construction.
+//! A page heap over [`sysmem`]: runs of pages, coalescing by construction, memory that goes back
+//! to the system.
+//!
+//! [`PageHeap`] hands out runs of 8 KiB pages of any length and alignment, knows which of its free
+//! pages are zero, and gives free memory back on demand or as its [`Options`] say. It is `no_std`,
+//! needs no allocator, keeps its records in memory that it takes from the system itself, and works
+//! over any [`sysmem::Os`].
+//!
+//! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
+//! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
+//! them (`region`); the heap (`heap`), how it grows (`grow`) and how it gives back (`release`).
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod bits;
+mod grow;
+mod heap;
+mod metadata;
+mod misuse;
+mod options;
+mod page_map;
+mod region;
+mod release;
+mod statistics;
+mod verify;
+
+pub use heap::{Accounts, PAGE, PageHeap, Run};
+pub use misuse::{Misuse, MisuseKind};
+pub use options::{HugePages, Options, ReleaseOnFree};
+pub use statistics::Statistics;
+pub use verify::Inconsistency;
