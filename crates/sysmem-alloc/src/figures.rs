@@ -166,7 +166,9 @@ group! {
         frees,
         /// Bytes that the program asked for, all calls added.
         requested_bytes,
-        /// Bytes that the program freed, all calls added.
+        /// Bytes of the blocks that the program got, which are at least what it asked for.
+        allocated_bytes,
+        /// Bytes of the blocks that the program freed; what it holds is `allocated_bytes` less this.
         freed_bytes,
         /// Pages of the page heap that hold objects or wait in caches for them.
         in_use_bytes,
@@ -199,6 +201,7 @@ impl HeapFigures {
             allocations: self.allocations.saturating_sub(before.allocations),
             frees: self.frees.saturating_sub(before.frees),
             requested_bytes: self.requested_bytes.saturating_sub(before.requested_bytes),
+            allocated_bytes: self.allocated_bytes.saturating_sub(before.allocated_bytes),
             freed_bytes: self.freed_bytes.saturating_sub(before.freed_bytes),
             obtained_bytes: self.obtained_bytes.saturating_sub(before.obtained_bytes),
             ..*self

@@ -1,2 +1,96 @@
-//! The command.
-fn main() {}
+//! The `sysmem` command: runs any program on the sysmem allocator and shows where its memory went.
+
+// A wrapper must hand its program the world as it found it. The start-up code of std opens
+// /dev/null where a standard descriptor is closed and ignores SIGPIPE; so std's `main` is not used.
+#![cfg_attr(not(test), no_main)]
+
+mod elf;
+mod figures;
+mod library;
+mod preloadable;
+mod refusal;
+mod report;
+mod run;
+mod sample;
+mod signals;
+mod text;
+
+use clap::{Args, Parser, Subcommand};
+use refusal::{OWN_FAILURE, Refusal};
+use run::End;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::exit;
+
+/// Run any program on the sysmem allocator and see where its memory went.
+#[derive(Parser)]
+#[command(name = "sysmem", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(RunArguments),
+}
+
+/// Run a program on the sysmem allocator and report on its memory when it ends.
+///
+/// The program runs unmodified, with the allocator preloaded in place of the C library's. Its
+/// standard input and output, its exit status and the signals sent to it are its own. When it ends,
+/// a report goes to standard error.
+///
+/// Exit status: the program's own; if a signal killed the program, the command dies of the same
+/// signal; 125 if the command itself failed, 126 if the program was found and cannot be run on the
+/// allocator (not executable, statically linked, setuid, made for another machine), 127 if it was
+/// not found.
+#[derive(Args)]
+struct RunArguments {
+    /// Also write the report as JSON to FILE (described in docs/json.md).
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// The allocator as a library to preload [default: looked for beside this command].
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+
+    /// No report on standard error.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true)]
+    #[arg(value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Where the C library starts the command.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: libc::c_int, _arguments: *const *const libc::c_char) -> libc::c_int {
+    command()
+}
+
+#[cfg_attr(test, allow(dead_code))]
+fn command() -> i32 {
+    run::hold_standard_descriptors();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            // Help and version are answers; they go to standard output.
+            let status = if message.use_stderr() { OWN_FAILURE } else { 0 };
+            let _ = message.print();
+            exit(status);
+        }
+    };
+    let Command::Run(run) = arguments.command;
+    match run::run(&run) {
+        Ok(End::Exited { status }) => status,
+        Ok(End::Killed { signal, .. }) => signals::die_of(signal),
+        Err(Refusal { status, reason }) => {
+            eprintln!("sysmem: {reason}");
+            status
+        }
+    }
+}

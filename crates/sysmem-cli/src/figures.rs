@@ -1,0 +1,161 @@
+//! The command's side of the figures: makes the memory file and reads what programs published.
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use sysmem_alloc::figures::{self, Figures, HeapFigures, KernelFigures, NAME_BYTES, SLOTS, Slot};
+
+/// The file and what was kept from it.
+pub struct FiguresFile {
+    file: OwnedFd,
+    figures: &'static Figures,
+    /// Images that ended in order and whose slots were made free again.
+    kept: Vec<Image>,
+    /// How far claims had come when slots were last made free.
+    claims_collected: u64,
+}
+
+/// What one process image published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub pid: u64,
+    pub parent_pid: u64,
+    pub process_began_ticks: u64,
+    pub began_ns: u64,
+    pub updated_ns: u64,
+    pub name: String,
+    /// Whether it ended in order, so that these are its last figures.
+    pub exited: bool,
+    pub kernel: KernelFigures,
+    pub heap: HeapFigures,
+}
+
+impl FiguresFile {
+    /// Makes an empty file that exists only in memory and cannot change its size.
+    pub fn create() -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create(figures::FILE_NAME, flags)?;
+        let length = size_of::<Figures>();
+        ftruncate(&file, length as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let mapping = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, &file, 0)? };
+        // SAFETY: the mapping has the length of `Figures`, is page aligned, sealed against
+        // shrinking, never unmapped, and holds words for which any bytes are valid.
+        let figures = unsafe { &*mapping.cast::<Figures>() };
+        figures.header.initialize();
+        Ok(Self { file, figures, kept: Vec::new(), claims_collected: 0 })
+    }
+
+    /// The path by which programs open the file.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// How many process images found no slot.
+    pub fn turned_away(&self) -> u64 {
+        load(&self.figures.header.turned_away)
+    }
+
+    /// Keeps what exited images published and makes their slots free, once half of the slots have
+    /// been claimed since the last time; so a build may start more processes than there are slots.
+    pub fn collect(&mut self) {
+        let claims = load(&self.figures.header.claims);
+        if claims.wrapping_sub(self.claims_collected) < SLOTS as u64 / 2 {
+            return;
+        }
+        self.claims_collected = claims;
+        for slot in &self.figures.slots {
+            if let Some(image) = Image::read(slot).filter(|image| image.exited) {
+                self.kept.push(image);
+                slot.clear();
+            }
+        }
+    }
+
+    /// Everything published so far, in the order in which the images began.
+    pub fn images(&self) -> Vec<Image> {
+        let claimed = (load(&self.figures.header.claims) as usize).min(SLOTS);
+        let live = self.figures.slots[..claimed].iter().filter_map(Image::read);
+        let mut images: Vec<Image> = self.kept.iter().cloned().chain(live).collect();
+        images.sort_by_key(|image| image.began_ns);
+        images
+    }
+}
+
+impl Image {
+    /// Reads a slot; `None` where nobody has published yet.
+    fn read(slot: &Slot) -> Option<Self> {
+        let state = slot.state.load(Ordering::Acquire);
+        let pid = slot.pid.load(Ordering::Acquire);
+        if state == figures::FREE || pid == 0 {
+            return None;
+        }
+        let mut name = [0; NAME_BYTES];
+        let name = OsString::from_vec(slot.load_name(&mut name).to_vec());
+        Some(Self {
+            pid,
+            parent_pid: load(&slot.parent_pid),
+            process_began_ticks: load(&slot.process_began_ticks),
+            began_ns: load(&slot.began_ns),
+            updated_ns: load(&slot.updated_ns),
+            name: name.to_string_lossy().into_owned(),
+            exited: state == figures::EXITED,
+            kernel: KernelFigures::load(&slot.kernel),
+            heap: HeapFigures::load(&slot.heap),
+        })
+    }
+}
+
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(file: &FiguresFile, pid: u64, state: u64) {
+        let slot = file.figures.claim().expect("a free slot");
+        slot.store_name(b"worker");
+        slot.began_ns.store(pid, Ordering::Relaxed);
+        slot.pid.store(pid, Ordering::Release);
+        slot.state.store(state, Ordering::Release);
+    }
+
+    #[test]
+    fn the_file_cannot_be_shrunk_under_its_readers() {
+        let file = FiguresFile::create().unwrap();
+        assert!(ftruncate(&file.file, 0).is_err());
+        assert!(file.path().ends_with(&format!("/fd/{}", file.file.as_raw_fd())));
+    }
+
+    #[test]
+    fn slots_still_being_filled_are_not_read() {
+        let file = FiguresFile::create().unwrap();
+        file.figures.claim();
+        publish(&file, 7, figures::LIVE);
+        let pids: Vec<u64> = file.images().iter().map(|image| image.pid).collect();
+        assert_eq!(pids, [7]);
+    }
+
+    #[test]
+    fn more_processes_than_slots_are_all_told_when_they_exit() {
+        let mut file = FiguresFile::create().unwrap();
+        publish(&file, 1, figures::LIVE);
+        let many = 3 * SLOTS as u64;
+        for pid in 2..=many {
+            publish(&file, pid, figures::EXITED);
+            file.collect();
+        }
+        let pids: Vec<u64> = file.images().iter().map(|image| image.pid).collect();
+        assert_eq!(pids, (1..=many).collect::<Vec<u64>>());
+        assert_eq!(file.turned_away(), 0);
+    }
+}

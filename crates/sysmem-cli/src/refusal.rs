@@ -1,0 +1,31 @@
+//! Why a program was not run, and the status that says so.
+
+/// The command itself failed, as with env(1) and timeout(1).
+pub const OWN_FAILURE: i32 = 125;
+/// The program is there and cannot be run.
+pub const CANNOT_RUN: i32 = 126;
+/// There is no such program.
+pub const NOT_FOUND: i32 = 127;
+
+/// Why a program was not run, in one line that a person can act on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The exit status of the command.
+    pub status: i32,
+    /// The line, without the command's name before it.
+    pub reason: String,
+}
+
+impl Refusal {
+    pub fn own(reason: String) -> Self {
+        Self { status: OWN_FAILURE, reason }
+    }
+
+    pub fn cannot_run(reason: String) -> Self {
+        Self { status: CANNOT_RUN, reason }
+    }
+
+    pub fn not_found(reason: String) -> Self {
+        Self { status: NOT_FOUND, reason }
+    }
+}

@@ -1,0 +1,240 @@
+//! Runs the program: prepares what it inherits, starts it, watches it to its end.
+
+use crate::RunArguments;
+use crate::figures::FiguresFile;
+use crate::library::Library;
+use crate::preloadable;
+use crate::refusal::Refusal;
+use crate::report::{Published, Report};
+use crate::sample::{INTERVAL, Sampled, Sampler};
+use crate::signals::{self, Signals};
+use crate::text;
+use libc::c_int;
+use rustix::process::Pid;
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use sysmem_alloc::figures::VARIABLE;
+
+/// How the program ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum End {
+    /// It exited with a status.
+    Exited { status: i32 },
+    /// A signal killed it.
+    Killed { signal: i32, name: String },
+}
+
+/// What was seen of a program from its start to its end.
+pub struct Watched {
+    pub pid: Pid,
+    pub end: End,
+    pub wall: Duration,
+    /// CPU time of the program and of the children that it waited for.
+    pub user: Duration,
+    pub system: Duration,
+    pub sampled: Sampled,
+}
+
+/// Runs a program to its end and reports on it.
+pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
+    let search = std::env::var_os("PATH");
+    let search = search.as_deref();
+    let name = &arguments.program[0];
+    let library = Library::find(arguments.library.as_deref())?;
+    let path = preloadable::find(name, search)?;
+    preloadable::check(&path, library.elf.target, search)?;
+    // Made before the program runs, so that a wrong name does not cost a long run.
+    let json = arguments.json.as_deref().map(create).transpose()?;
+    let mut figures = FiguresFile::create()
+        .map_err(|error| Refusal::own(format!("cannot make the file for figures: {error}")))?;
+
+    let signals = Signals::hold();
+    let began_ns = monotonic_ns();
+    let began = Instant::now();
+    let program = start(&path, arguments, &library, &figures, &signals)?;
+    let watched = watch(program, began, &signals, &mut figures)?;
+    let (images, turned_away) = (figures.images(), figures.turned_away());
+    let published = Published { images, turned_away, began_ns };
+    let report = Report::new(arguments, &path, &library.path, watched, published);
+    if !arguments.quiet {
+        // The program's status matters more than whether anyone reads this.
+        let _ = io::stderr().write_all(text::render(&report, text::Style::of_stderr()).as_bytes());
+    }
+    if let Some((file, path)) = json {
+        write_json(file, path, &report);
+    }
+    Ok(report.end)
+}
+
+/// Opens /dev/null for each standard descriptor that is closed, to be closed again at exec: so no
+/// file of the command's can take its place, and the program finds it closed as it was.
+pub fn hold_standard_descriptors() {
+    for descriptor in 0..3 {
+        // SAFETY: the calls take numbers and a C string.
+        unsafe {
+            if libc::fcntl(descriptor, libc::F_GETFD) == -1 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            }
+        }
+    }
+}
+
+fn start(
+    path: &Path,
+    arguments: &RunArguments,
+    library: &Library,
+    figures: &FiguresFile,
+    signals: &Signals,
+) -> Result<Pid, Refusal> {
+    let others = std::env::var_os("LD_PRELOAD");
+    let mut command = Command::new(path);
+    command
+        .arg0(&arguments.program[0])
+        .args(&arguments.program[1..])
+        .env("LD_PRELOAD", library.preload_before(others.as_deref()))
+        .env(OsStr::from_bytes(VARIABLE.to_bytes()), figures.path());
+    let (own, inherited) = (rustix::process::getpid(), signals.inherited);
+    // SAFETY: between fork and exec only async-signal-safe calls are made, on copies.
+    unsafe {
+        command.pre_exec(move || {
+            inherited.restore();
+            signals::die_with_parent(own)
+        });
+    }
+    let child = command.spawn().map_err(|error| {
+        let reason = format!("cannot run {}: {error}", path.display());
+        match error.kind() {
+            io::ErrorKind::NotFound => Refusal::not_found(reason),
+            _ => Refusal::cannot_run(reason),
+        }
+    })?;
+    Pid::from_raw(child.id() as c_int)
+        .ok_or_else(|| Refusal::own("the system gave the program no process number".to_owned()))
+}
+
+/// Waits until the program ends; meanwhile passes signals on, follows its stops, takes samples.
+fn watch(
+    program: Pid,
+    began: Instant,
+    signals: &Signals,
+    figures: &mut FiguresFile,
+) -> Result<Watched, Refusal> {
+    let mut sampler = Sampler::new(program);
+    let mut next_sample = Instant::now() + INTERVAL;
+    let mut stopped = false;
+    loop {
+        let taken = signals.take(next_sample.saturating_duration_since(Instant::now()));
+        while let Some(change) = next_change() {
+            let change = change.map_err(|error| {
+                Refusal::own(format!("lost the program while waiting for it: {error}"))
+            })?;
+            // Other children are orphans that came to this command as process 1 of a container, or
+            // children of the shell that it replaced.
+            if change.pid != program.as_raw_nonzero().get() {
+                continue;
+            }
+            match change.what {
+                What::Stopped(signal) => {
+                    stopped = true;
+                    signals.stop_as(signal);
+                }
+                What::Continued => stopped = false,
+                What::Ended(end) => {
+                    let wall = began.elapsed();
+                    let (user, system) = (change.user, change.system);
+                    let sampled = sampler.sampled;
+                    return Ok(Watched { pid: program, end, wall, user, system, sampled });
+                }
+            }
+        }
+        if let Some(taken) = taken {
+            let wakes = stopped && taken.number() == libc::SIGCONT;
+            if wakes || taken.is_for_program(program) {
+                taken.send_to(program);
+            }
+        }
+        if Instant::now() >= next_sample {
+            sampler.take();
+            figures.collect();
+            next_sample = Instant::now() + INTERVAL;
+        }
+    }
+}
+
+/// A child that stopped, went on or ended.
+struct Change {
+    pid: c_int,
+    what: What,
+    user: Duration,
+    system: Duration,
+}
+
+enum What {
+    Stopped(c_int),
+    Continued,
+    Ended(End),
+}
+
+/// The next change of a child that has not been told yet.
+fn next_change() -> Option<io::Result<Change>> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
+    // SAFETY: the pointers lead to whole values.
+    let pid = unsafe { libc::wait4(-1, &mut status, options, usage.as_mut_ptr()) };
+    // SAFETY: plain data for which zeros are valid too.
+    let usage = unsafe { usage.assume_init() };
+    let what = match pid {
+        0 => return None,
+        -1 => return Some(Err(io::Error::last_os_error())),
+        _ if libc::WIFSTOPPED(status) => What::Stopped(libc::WSTOPSIG(status)),
+        _ if libc::WIFCONTINUED(status) => What::Continued,
+        _ if libc::WIFSIGNALED(status) => {
+            let signal = libc::WTERMSIG(status);
+            What::Ended(End::Killed { signal, name: signals::name(signal) })
+        }
+        _ => What::Ended(End::Exited { status: libc::WEXITSTATUS(status) }),
+    };
+    let (user, system) = (duration(usage.ru_utime), duration(usage.ru_stime));
+    Some(Ok(Change { pid, what, user, system }))
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
+}
+
+/// The time by the clock that programs stamp their figures with.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn create(path: &Path) -> Result<(File, &Path), Refusal> {
+    match File::create(path) {
+        Ok(file) => Ok((file, path)),
+        Err(error) => Err(cannot_write(path, &error)),
+    }
+}
+
+/// A report that was asked for and could not be written is not worth the program's status.
+fn write_json(mut file: File, path: &Path, report: &Report) {
+    let written = serde_json::to_writer_pretty(&mut file, report)
+        .map_err(io::Error::from)
+        .and_then(|()| file.write_all(b"\n"));
+    if let Err(error) = written {
+        let _ = writeln!(io::stderr(), "sysmem: {}", cannot_write(path, &error).reason);
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Refusal {
+    Refusal::own(format!("cannot write the report to {}: {error}", path.display()))
+}
