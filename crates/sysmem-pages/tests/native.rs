@@ -111,7 +111,7 @@ fn threads_that_hammer_a_heap_never_share_a_page() {
             .map(|id| {
                 let heap = &heap;
                 scope.spawn(move || {
-                    let mut random = (id + 1) * 0x1234_5678_9ABC_DEF;
+                    let mut random = (id + 1) * 0x0123_4567_89AB_CDEF;
                     let mut next = move |below: usize| {
                         random ^= random << 13;
                         random ^= random >> 7;
