@@ -1,2 +1,31 @@
-//! Measurements.
-fn main() {}
+//! Measurements of sysmem against its peers, each a subcommand:
+//!
+//! ```sh
+//! cargo run --release -p compare -- programs
+//! ```
+//!
+//! Machines are noisy: contestants run in turn, and what is printed is the median of each and the
+//! median of the ratios of runs that were neighbours in time.
+
+mod measure;
+mod programs;
+mod table;
+
+use clap::Parser;
+
+/// Measures sysmem against its peers.
+#[derive(Parser)]
+enum Measurement {
+    /// Real programs: plain, under `sysmem run`, and on other allocators found on this machine.
+    Programs(programs::Options),
+}
+
+fn main() {
+    let result = match Measurement::parse() {
+        Measurement::Programs(options) => programs::run(&options),
+    };
+    if let Err(error) = result {
+        eprintln!("compare: {error}");
+        std::process::exit(1);
+    }
+}

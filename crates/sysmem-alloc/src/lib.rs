@@ -1,4 +1,270 @@
-//! Under construction.
+//! A general-purpose allocator that gives memory back.
+//!
+//! ```
+//! #[global_allocator]
+//! static ALLOCATOR: sysmem_alloc::SysMem = sysmem_alloc::SysMem;
+//!
+//! let numbers: Vec<u32> = (0..1000).collect();
+//! assert!(sysmem_alloc::statistics().allocations > 0);
+//! # drop(numbers);
+//! ```
+//!
+//! How it works, from the caller down:
+//!
+//! - A request up to 64 KiB is rounded up to a size class (`size_class`).
+//! - The calling thread's heap (`thread_heap`), reached through one word of the thread
+//!   (`thread_slot`), takes a block from the current span of the class.
+//! - A span (`span`) is a run of pages from the page heap, cut into blocks of one size. There is no
+//!   header before a block: its span is found from its address (`page_map`).
+//! - A block freed by the thread that owns its span goes back to the span; freed by another, it
+//!   goes to a lock-free list of the owner's heap, which takes it in when it next runs short.
+//! - Larger requests are whole pages (`large`).
+//! - When a thread ends, its heap keeps what still holds blocks and waits for the next thread
+//!   (`lifecycle`).
+//!
+//! Every function here may be called in any thread at any time: before the thread has a heap, while
+//! its destructors run, after them, and in a child after a fork. None panics; out of memory is a
+//! null pointer. A free that can be seen to be wrong ends the program with one line that says what
+//! the pointer is.
 #![no_std]
 
 pub mod figures;
+mod hook;
+mod large;
+mod lifecycle;
+mod metadata;
+mod misuse;
+mod page_map;
+mod size_class;
+mod span;
+mod statistics;
+mod thread_heap;
+mod thread_slot;
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr;
+
+use sysmem::native::keeping_errno;
+use sysmem::{Account, Native};
+use sysmem_pages::{Accounts, Options, PAGE, PageHeap};
+
+use crate::span::Span;
+
+pub use hook::set_slow_path_hook;
+pub use statistics::{Statistics, statistics};
+
+static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
+static ACCOUNTS: Accounts = Accounts::new("page heap", "page heap metadata");
+static METADATA: Account = Account::new("allocator metadata");
+
+/// The allocator, for `#[global_allocator]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SysMem;
+
+// SAFETY: `allocate` gives memory of the size and alignment asked for that is nobody else's until
+// it is freed, and null when it cannot.
+unsafe impl GlobalAlloc for SysMem {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        allocate(layout.size(), layout.align())
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        allocate_zeroed(layout.size(), layout.align())
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, address: *mut u8, _layout: Layout) {
+        // SAFETY: the caller hands back what `alloc` gave.
+        unsafe { free(address) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, address: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller hands in what `alloc` gave.
+        unsafe { reallocate(address, size, layout.align()) }
+    }
+}
+
+/// `size` bytes at a multiple of `align`, a power of two. Null when memory has run out.
+///
+/// A size of zero gives a pointer of its own, to be freed as any other.
+#[inline]
+pub fn allocate(size: usize, align: usize) -> *mut u8 {
+    allocate_block(size, align).0
+}
+
+/// As [`allocate`], all bytes zero. Memory that is known to be zero is not cleared again.
+#[inline]
+pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
+    let (address, zeroed) = allocate_block(size, align);
+    if !zeroed && !address.is_null() {
+        // SAFETY: the block is at least `size` bytes long and the caller's alone.
+        unsafe { address.write_bytes(0, size) };
+    }
+    address
+}
+
+/// The alignment that every block of a class has without being asked: what a power of two times
+/// an odd number in `size_class` leaves.
+const NATURAL_ALIGN: usize = 16;
+
+#[inline(always)]
+fn allocate_block(size: usize, align: usize) -> (*mut u8, bool) {
+    // Blocks of 8 bytes are aligned to 8, all others to 16.
+    if size <= size_class::LARGEST && (align <= 8 || align <= NATURAL_ALIGN && size > 8) {
+        let class = size_class::of_size(size);
+        if let Some(heap) = lifecycle::current() {
+            return heap.allocate(class, size);
+        }
+    }
+    allocate_unusual(size, align)
+}
+
+/// Large, over-aligned, or the first allocation of a thread.
+#[cold]
+#[inline(never)]
+fn allocate_unusual(size: usize, align: usize) -> (*mut u8, bool) {
+    let allocate = |heap: &thread_heap::ThreadHeap| match size_class::of_layout(size, align) {
+        Some(class) => heap.allocate(class, size),
+        None => large::allocate(heap, size, align),
+    };
+    lifecycle::with_heap(allocate).unwrap_or((ptr::null_mut(), false))
+}
+
+/// Frees what any of the functions here allocated. Null is nothing to free. Leaves `errno` as it
+/// was.
+///
+/// A pointer that no allocation begins at ends the program with a line that says so, where that
+/// can be seen.
+///
+/// # Safety
+///
+/// `address` is null, or came from a function here, was not freed since, and nobody uses it.
+#[inline]
+pub unsafe fn free(address: *mut u8) {
+    let span = page_map::find(address);
+    // SAFETY: the page map holds spans that are in use.
+    let Some(found) = (unsafe { span.as_ref() }) else {
+        return free_unknown(address);
+    };
+    if let Some(heap) = lifecycle::current() {
+        if ptr::eq(found.owner.get(), heap) {
+            // SAFETY: the block was handed out from this span, which the calling thread owns.
+            return unsafe { heap.free(found, address) };
+        }
+    }
+    // SAFETY: the caller's promise.
+    keeping_errno(|| unsafe { free_elsewhere(found, address) });
+}
+
+#[cold]
+#[inline(never)]
+fn free_unknown(address: *mut u8) {
+    if !address.is_null() {
+        misuse::not_ours("free", address);
+    }
+}
+
+/// Frees a large allocation, or a block that another heap owns.
+///
+/// # Safety
+///
+/// As for [`free`].
+#[cold]
+#[inline(never)]
+unsafe fn free_elsewhere(span: &Span, address: *mut u8) {
+    let freed = lifecycle::with_heap(|heap| {
+        if span.is_large() {
+            // SAFETY: the caller's promise.
+            return unsafe { large::free(heap, span, address) };
+        }
+        heap.count_free(span.class.get() as usize);
+        // SAFETY: owners live forever.
+        let owner = unsafe { &*span.owner.get() };
+        // SAFETY: the caller's promise.
+        unsafe { owner.free_remote(address) };
+        lifecycle::tidy(owner);
+    });
+    if freed.is_none() && !span.is_large() {
+        // No memory for a heap to count the free in: the block goes back uncounted. A large
+        // allocation cannot be here, since it took a heap to make and heaps are never returned.
+        // SAFETY: the caller's promise; owners live forever.
+        unsafe { (*span.owner.get()).free_remote(address) };
+    }
+}
+
+/// Makes an allocation `size` bytes long, where it is if that can be, else by moving it to a place
+/// that is a multiple of `align` as well. Null when memory has run out; the old one is then
+/// unchanged.
+///
+/// # Safety
+///
+/// As for [`free`]; on success nobody uses the old pointer any more.
+pub unsafe fn reallocate(address: *mut u8, size: usize, align: usize) -> *mut u8 {
+    // SAFETY: the page map holds spans that are in use.
+    let Some(span) = (unsafe { page_map::find(address).as_ref() }) else {
+        misuse::not_ours("realloc", address);
+    };
+    let usable = usable_size_in(span);
+    if span.is_large() {
+        if size > size_class::LARGEST {
+            let resized = match lifecycle::current() {
+                // SAFETY: the allocation is the caller's.
+                Some(heap) => unsafe { large::resize_in_place(heap, span, size) },
+                None => size <= usable,
+            };
+            if resized {
+                return address;
+            }
+        }
+    } else if size <= usable && size >= usable / 2 {
+        return address;
+    }
+    let moved = allocate(size, align);
+    if !moved.is_null() {
+        // SAFETY: both are at least that long, and two allocations do not overlap.
+        unsafe {
+            moved.copy_from_nonoverlapping(address, size.min(usable));
+            free(address);
+        }
+    }
+    moved
+}
+
+/// The number of bytes that an allocation really has, at least what was asked for; zero for null.
+///
+/// # Safety
+///
+/// `address` is null or came from a function here and was not freed since.
+pub unsafe fn usable_size(address: *mut u8) -> usize {
+    if address.is_null() {
+        return 0;
+    }
+    // SAFETY: the page map holds spans that are in use.
+    match unsafe { page_map::find(address).as_ref() } {
+        Some(span) => usable_size_in(span),
+        None => misuse::not_ours("usable size", address),
+    }
+}
+
+fn usable_size_in(span: &Span) -> usize {
+    match span.is_large() {
+        true => span.npages.get() * PAGE,
+        false => span.block_size.get() as usize,
+    }
+}
+
+/// Gives all free memory that the calling thread can reach back to the system now, and returns how
+/// many bytes that were.
+pub fn release() -> usize {
+    if let Some(heap) = lifecycle::current() {
+        heap.collect();
+        heap.release_empty();
+    }
+    for heap in lifecycle::heaps() {
+        lifecycle::tidy(heap);
+    }
+    PAGES.release_all()
+}

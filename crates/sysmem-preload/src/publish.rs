@@ -10,6 +10,7 @@ use core::ffi::{CStr, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use sysmem::native::keeping_errno;
 use sysmem_alloc::figures::{self, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot};
 
 /// How often the allocator's figures are published at most.
@@ -117,7 +118,28 @@ pub extern "C" fn _Exit(status: c_int) -> ! {
 
 /// What the allocator says about itself now.
 fn heap_figures() -> HeapFigures {
-    HeapFigures::default()
+    let heap = sysmem_alloc::statistics();
+    let mut figures = HeapFigures {
+        allocations: heap.allocations,
+        frees: heap.frees,
+        requested_bytes: heap.requested_bytes,
+        freed_bytes: heap.freed_bytes,
+        in_use_bytes: heap.pages.in_use,
+        free_bytes: heap.pages.free_backed + heap.pages.releasing,
+        given_back_bytes: heap.pages.given_back,
+        heap_reserved_bytes: heap.pages.reserved,
+        metadata_bytes: heap.metadata_bytes + heap.pages.metadata,
+        ..HeapFigures::default()
+    };
+    for account in sysmem::accounts() {
+        let account = account.figures();
+        figures.reserved_bytes += account.reserved;
+        figures.prepared_bytes += account.prepared;
+        figures.ready_bytes += account.ready;
+        figures.peak_ready_bytes += account.peak_ready;
+        figures.obtained_bytes += account.obtained;
+    }
+    figures
 }
 
 /// Whether the path leads to the command's memory file. Looked at before it is opened: the command
@@ -279,15 +301,4 @@ fn open(path: &CStr, access: c_int) -> Option<c_int> {
 fn close(file: c_int) {
     // SAFETY: the descriptor came from `open` and is used no more.
     unsafe { libc::syscall(libc::SYS_close, file) };
-}
-
-/// Runs the closure and puts errno back: free must not change it.
-fn keeping_errno(run: impl FnOnce()) {
-    // SAFETY: the C library returns the address of this thread's errno.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the address is valid for as long as the thread lives.
-    let before = unsafe { *errno };
-    run();
-    // SAFETY: as above.
-    unsafe { *errno = before };
 }

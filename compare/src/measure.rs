@@ -1,0 +1,55 @@
+//! One run of a command: how long it took and what it used.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What one run used.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub wall: Duration,
+    /// User and system time of the command and the descendants it waited for.
+    pub cpu: Duration,
+    /// The largest resident set of any one process of them, in bytes.
+    ///
+    /// From wait4(2), where a process begins with what its launcher had: nothing smaller than
+    /// this program can be told, which is a few MiB.
+    pub peak: u64,
+}
+
+/// Runs a command to its end, its output thrown away. A status other than success is an error.
+pub fn run(command: &mut Command) -> io::Result<Run> {
+    let begin = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let pid = child.id() as libc::pid_t;
+    // SAFETY: waits for the child just made; both places may be written to.
+    if unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) } != pid {
+        return Err(io::Error::last_os_error());
+    }
+    let wall = begin.elapsed();
+    // SAFETY: wait4 filled it in, and all zeros are a valid one.
+    let usage = unsafe { usage.assume_init() };
+    if status != 0 {
+        return Err(io::Error::other(format!("{command:?} ended with wait status {status:#x}")));
+    }
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    Ok(Run {
+        wall,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        peak: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
+/// The median of what `of` says of each run.
+pub fn median<T>(runs: &[T], of: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
+    }
+}

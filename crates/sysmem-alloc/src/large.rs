@@ -1,0 +1,95 @@
+//! Large allocations: whole pages, straight from the page heap.
+
+use core::ptr::{self, NonNull};
+
+use sysmem_pages::PAGE;
+
+use crate::span::{LARGE, Span};
+use crate::thread_heap::ThreadHeap;
+use crate::{PAGES, hook, misuse, page_map};
+
+/// Allocates `size` bytes aligned to `align`; the second value says whether they are known to be
+/// zero. Null when memory has run out, or the address space.
+pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8, bool) {
+    const NONE: (*mut u8, bool) = (ptr::null_mut(), false);
+    let Some(bytes) = size.max(1).checked_next_multiple_of(PAGE) else { return NONE };
+    let npages = bytes / PAGE;
+    let span = heap.take_span();
+    // SAFETY: a span that describes nothing is this heap's alone; null is out of memory.
+    let Some(new) = (unsafe { span.as_ref() }) else { return NONE };
+    let Ok(run) = PAGES.allocate(npages, align.max(PAGE)) else {
+        heap.give_span(span);
+        return NONE;
+    };
+    new.owner.set(LARGE);
+    new.start.set(run.start.as_ptr());
+    new.npages.set(npages);
+    if page_map::enter(run.start.as_ptr(), 1, span).is_err() {
+        // SAFETY: the run was allocated above and nobody knows of it.
+        let _ = unsafe { PAGES.free(run.start, npages) };
+        heap.give_span(span);
+        return NONE;
+    }
+    count_allocation(heap, size, bytes);
+    hook::call();
+    (run.start.as_ptr(), run.zeroed)
+}
+
+/// Frees a large allocation.
+///
+/// # Safety
+///
+/// Nobody uses it any more.
+pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
+    let (start, npages) = (span.start.get(), span.npages.get());
+    if address != start {
+        misuse::not_ours("free", address);
+    }
+    page_map::remove(start, 1);
+    heap.give_span(ptr::from_ref(span).cast_mut());
+    count_free(heap, npages * PAGE);
+    let Some(start) = NonNull::new(start) else { return };
+    // SAFETY: the pages were allocated for this span, and nobody uses them.
+    if unsafe { PAGES.free(start, npages) }.is_err() {
+        misuse::double_free(address);
+    }
+    hook::call();
+}
+
+/// Makes a large allocation `size` bytes long where it is, if that can be.
+///
+/// # Safety
+///
+/// The allocation is the caller's.
+pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize) -> bool {
+    let Some(bytes) = size.checked_next_multiple_of(PAGE) else { return false };
+    let (npages, wanted) = (span.npages.get(), bytes / PAGE);
+    let Some(start) = NonNull::new(span.start.get()) else { return false };
+    if wanted < npages {
+        // SAFETY: the pages are the caller's, who gives up those past the new end.
+        if unsafe { PAGES.shrink(start, npages, wanted) }.is_err() {
+            misuse::double_free(start.as_ptr());
+        }
+    } else if wanted > npages {
+        // SAFETY: the pages are the caller's.
+        if unsafe { PAGES.extend(start, npages, wanted) }.is_none() {
+            return false;
+        }
+    }
+    span.npages.set(wanted);
+    // As if it had been freed and allocated anew.
+    count_free(heap, npages * PAGE);
+    count_allocation(heap, size, bytes);
+    true
+}
+
+fn count_allocation(heap: &ThreadHeap, size: usize, bytes: usize) {
+    heap.large_allocations.add(1);
+    heap.requested.add(size as u64);
+    heap.large_allocated_bytes.add(bytes as u64);
+}
+
+fn count_free(heap: &ThreadHeap, bytes: usize) {
+    heap.large_frees.add(1);
+    heap.large_freed_bytes.add(bytes as u64);
+}

@@ -1,0 +1,42 @@
+use crate::{METADATA, PAGES, lifecycle};
+
+/// What the allocator did and has, at one moment. While other threads allocate, the figures may be
+/// a moment apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Blocks handed out since the process began. A `realloc` that moves or resizes a large block
+    /// counts as one, and as one free.
+    pub allocations: u64,
+    /// Blocks taken back since the process began.
+    pub frees: u64,
+    /// Bytes that callers asked for, all allocations added.
+    pub requested_bytes: u64,
+    /// Bytes of the blocks they got, all allocations added.
+    pub allocated_bytes: u64,
+    /// Bytes of the blocks that were freed, all frees added: what is in use is
+    /// [`allocated_bytes`](Statistics::allocated_bytes) less this.
+    pub freed_bytes: u64,
+    /// Bytes that the allocator itself needs for spans, thread heaps and the map from addresses to
+    /// spans, without the page heap's.
+    pub metadata_bytes: u64,
+    /// The page heap below.
+    pub pages: sysmem_pages::Statistics,
+}
+
+/// The figures at this moment.
+pub fn statistics() -> Statistics {
+    let mut all = Statistics {
+        metadata_bytes: METADATA.figures().ready,
+        pages: PAGES.statistics(),
+        ..Statistics::default()
+    };
+    for heap in lifecycle::heaps() {
+        let counts = heap.counts();
+        all.allocations += counts.allocations;
+        all.frees += counts.frees;
+        all.requested_bytes += counts.requested_bytes;
+        all.allocated_bytes += counts.allocated_bytes;
+        all.freed_bytes += counts.freed_bytes;
+    }
+    all
+}

@@ -1,0 +1,406 @@
+//! The heap of one thread: a current span for each size class, and the blocks that other threads
+//! gave back.
+//!
+//! Everything but `remote` and `state` belongs to the one thread that runs the heap. A heap
+//! outlives its thread: it then is idle, keeps the spans that still hold blocks, and goes whole to
+//! the next thread that is born. So a span never changes its owner.
+
+use core::cell::Cell;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+
+use sysmem::native::keeping_errno;
+use sysmem_pages::PAGE;
+
+use crate::size_class::{self, CLASSES};
+use crate::span::{Block, Listing, NOTHING, Span};
+use crate::{PAGES, hook, metadata, misuse, page_map};
+
+/// A count that one thread adds to and any thread reads.
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&self, count: u64) {
+        // One writer: a plain addition, without the lock prefix of a read-modify-write.
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What a heap knows of one size class.
+struct Bin {
+    current: Cell<*const Span>,
+    available: Cell<*mut Span>,
+    allocations: Counter,
+    frees: Counter,
+}
+
+/// A thread runs the heap.
+pub(crate) const LIVE: u32 = 0;
+/// No thread runs it.
+pub(crate) const IDLE: u32 = 1;
+/// A thread that is not its own takes in what was freed, and is done in a moment.
+pub(crate) const BORROWED: u32 = 2;
+
+#[repr(C, align(64))]
+pub(crate) struct ThreadHeap {
+    bins: [Bin; size_class::COUNT],
+    /// Bytes that callers asked for.
+    pub requested: Counter,
+    pub large_allocations: Counter,
+    pub large_allocated_bytes: Counter,
+    pub large_frees: Counter,
+    pub large_freed_bytes: Counter,
+    /// Spans that describe nothing, for use again.
+    spare_spans: Cell<*mut Span>,
+    /// The next heap in the list of idle ones, under the lock of that list.
+    pub next_idle: Cell<*mut ThreadHeap>,
+    /// The next heap in the list of all; fixed once it is entered.
+    pub next: Cell<*mut ThreadHeap>,
+    /// What follows is written by other threads, away from the lines above.
+    shared: Shared,
+}
+
+#[repr(align(128))]
+struct Shared {
+    /// Blocks freed by other threads.
+    remote: AtomicPtr<Block>,
+    state: AtomicU32,
+}
+
+/// What the counters of a heap say.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub allocations: u64,
+    pub frees: u64,
+    pub requested_bytes: u64,
+    pub allocated_bytes: u64,
+    pub freed_bytes: u64,
+}
+
+impl ThreadHeap {
+    pub(crate) const fn new() -> ThreadHeap {
+        ThreadHeap {
+            bins: [const {
+                Bin {
+                    current: Cell::new(NOTHING.span()),
+                    available: Cell::new(ptr::null_mut()),
+                    allocations: Counter::new(),
+                    frees: Counter::new(),
+                }
+            }; size_class::COUNT],
+            requested: Counter::new(),
+            large_allocations: Counter::new(),
+            large_allocated_bytes: Counter::new(),
+            large_frees: Counter::new(),
+            large_freed_bytes: Counter::new(),
+            spare_spans: Cell::new(ptr::null_mut()),
+            next_idle: Cell::new(ptr::null_mut()),
+            next: Cell::new(ptr::null_mut()),
+            shared: Shared { remote: AtomicPtr::new(ptr::null_mut()), state: AtomicU32::new(LIVE) },
+        }
+    }
+
+    /// Whether a thread runs the heap.
+    pub(crate) fn state(&self) -> &AtomicU32 {
+        &self.shared.state
+    }
+
+    #[inline(always)]
+    fn bin(&self, class: usize) -> &Bin {
+        debug_assert!(class < size_class::COUNT);
+        // SAFETY: classes come from `size_class`, or from a span that was given one of them.
+        unsafe { self.bins.get_unchecked(class) }
+    }
+
+    /// A block of a class, for `size` bytes; whether it is known to be zero. Null when memory has
+    /// run out.
+    #[inline(always)]
+    pub(crate) fn allocate(&self, class: usize, size: usize) -> (*mut u8, bool) {
+        let bin = self.bin(class);
+        // SAFETY: the current span of a bin is one of ours, or `NOTHING`.
+        let (block, zeroed) = unsafe { &*bin.current.get() }.take();
+        if block.is_null() {
+            return self.allocate_slow(class, size);
+        }
+        bin.allocations.add(1);
+        self.requested.add(size as u64);
+        (block, zeroed)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&self, class: usize, size: usize) -> (*mut u8, bool) {
+        self.collect();
+        let bin = self.bin(class);
+        // SAFETY: as in `allocate`.
+        if !unsafe { &*bin.current.get() }.has_free() {
+            let next = self.next_span(class);
+            if next.is_null() {
+                return (ptr::null_mut(), false);
+            }
+            bin.current.set(next);
+        }
+        // SAFETY: as in `allocate`.
+        let (block, zeroed) = unsafe { &*bin.current.get() }.take();
+        bin.allocations.add(1);
+        self.requested.add(size as u64);
+        hook::call();
+        (block, zeroed)
+    }
+
+    /// A span of this class with free blocks, to be the current one; the one before it is full.
+    fn next_span(&self, class: usize) -> *const Span {
+        let bin = self.bin(class);
+        let current = bin.current.replace(NOTHING.span());
+        if current != NOTHING.span() {
+            // SAFETY: a current span is one of ours.
+            unsafe { &*current }.listing.set(Listing::Full);
+        }
+        let span = bin.available.get();
+        // SAFETY: spans in lists are ours.
+        if let Some(available) = unsafe { span.as_ref() } {
+            self.unlink(available);
+            available.listing.set(Listing::Current);
+            return span;
+        }
+        let span = self.new_span(class);
+        if !span.is_null() {
+            return span;
+        }
+        // Out of memory: spans that wait empty for their class may serve this one.
+        self.release_empty();
+        self.new_span(class)
+    }
+
+    fn new_span(&self, class: usize) -> *const Span {
+        let shape = CLASSES[class];
+        let npages = shape.npages as usize;
+        let span = self.take_span();
+        if span.is_null() {
+            return span;
+        }
+        let Ok(run) = PAGES.allocate(npages, PAGE) else {
+            self.give_span(span);
+            return ptr::null();
+        };
+        let start = run.start.as_ptr();
+        // SAFETY: a span that describes nothing is this heap's alone.
+        let new = unsafe { &*span };
+        new.free.set(ptr::null_mut());
+        new.bump.set(start);
+        new.bump_end.set(start.wrapping_add(shape.blocks as usize * shape.block_size as usize));
+        new.owner.set(self);
+        new.used.set(0);
+        new.block_size.set(shape.block_size);
+        new.class.set(class as u8);
+        new.listing.set(Listing::Current);
+        new.zeroed.set(run.zeroed);
+        new.start.set(start);
+        new.npages.set(npages);
+        if page_map::enter(start, npages, span).is_err() {
+            // SAFETY: the run was allocated above and nobody knows of it.
+            let _ = unsafe { PAGES.free(run.start, npages) };
+            self.give_span(span);
+            return ptr::null();
+        }
+        span
+    }
+
+    /// Takes back a block that this heap owns, freed by its own thread.
+    ///
+    /// # Safety
+    ///
+    /// `block` was handed out from `span`, which this heap owns, and nobody uses it.
+    #[inline(always)]
+    pub(crate) unsafe fn free(&self, span: &Span, block: *mut u8) {
+        self.bin(span.class.get() as usize).frees.add(1);
+        // SAFETY: the caller's promise.
+        unsafe { self.put_back(span, block) };
+    }
+
+    /// Counts a free whose block goes to another heap.
+    #[inline(always)]
+    pub(crate) fn count_free(&self, class: usize) {
+        self.bin(class).frees.add(1);
+    }
+
+    /// # Safety
+    ///
+    /// As for `free`.
+    #[inline(always)]
+    unsafe fn put_back(&self, span: &Span, block: *mut u8) {
+        let block: *mut Block = block.cast();
+        let first = span.free.get();
+        if first == block {
+            misuse::double_free(block.cast());
+        }
+        // SAFETY: the block is ours again and at least a word long.
+        unsafe { (*block).next.set(first) };
+        span.free.set(block);
+        let used = span.used.get().wrapping_sub(1);
+        span.used.set(used);
+        if used as i32 <= 0 || span.listing.get() == Listing::Full {
+            self.after_free(span, block.cast());
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn after_free(&self, span: &Span, block: *mut u8) {
+        if (span.used.get() as i32) < 0 {
+            misuse::double_free(block);
+        }
+        match span.listing.get() {
+            Listing::Full => {
+                span.listing.set(Listing::Available);
+                self.link(span);
+            }
+            Listing::Available => {
+                self.unlink(span);
+                keeping_errno(|| self.release(span));
+            }
+            // The last span of a class stays, for the next allocation.
+            Listing::Current => {}
+        }
+    }
+
+    fn link(&self, span: &Span) {
+        let bin = self.bin(span.class.get() as usize);
+        let this = ptr::from_ref(span).cast_mut();
+        let first = bin.available.replace(this);
+        span.previous.set(ptr::null_mut());
+        span.next.set(first);
+        // SAFETY: spans in lists are ours.
+        if let Some(first) = unsafe { first.as_ref() } {
+            first.previous.set(this);
+        }
+    }
+
+    fn unlink(&self, span: &Span) {
+        let (previous, next) = (span.previous.get(), span.next.get());
+        // SAFETY: spans in lists are ours.
+        match unsafe { previous.as_ref() } {
+            Some(previous) => previous.next.set(next),
+            None => self.bin(span.class.get() as usize).available.set(next),
+        }
+        // SAFETY: as above.
+        if let Some(next) = unsafe { next.as_ref() } {
+            next.previous.set(previous);
+        }
+    }
+
+    /// Returns the pages of a span without blocks in use, which is in no list.
+    fn release(&self, span: &Span) {
+        let (start, npages) = (span.start.get(), span.npages.get());
+        page_map::remove(start, npages);
+        self.give_span(ptr::from_ref(span).cast_mut());
+        let Some(run) = ptr::NonNull::new(start) else { return };
+        // SAFETY: the run was allocated for this span, and no block of it is in use.
+        if unsafe { PAGES.free(run, npages) }.is_err() {
+            misuse::die("a span was freed whose pages are not allocated", start);
+        }
+    }
+
+    /// Returns the pages of every span that holds nothing. Only current spans can be such.
+    pub(crate) fn release_empty(&self) {
+        for bin in &self.bins {
+            let current = bin.current.get();
+            // SAFETY: a current span is one of ours, or `NOTHING`.
+            let span = unsafe { &*current };
+            if current != NOTHING.span() && span.used.get() == 0 {
+                bin.current.set(NOTHING.span());
+                self.release(span);
+            }
+        }
+    }
+
+    /// Takes in the blocks that other threads freed.
+    pub(crate) fn collect(&self) {
+        if self.shared.remote.load(Relaxed).is_null() {
+            return;
+        }
+        let mut block = self.shared.remote.swap(ptr::null_mut(), Acquire);
+        while !block.is_null() {
+            // SAFETY: the list holds free blocks, linked by whoever freed them.
+            let next = unsafe { (*block).next.get() };
+            let span = page_map::find(block.cast());
+            // SAFETY: the block was found to be in a span of ours when it was freed, and the span
+            // is there as long as the block counts as used in it.
+            unsafe { self.put_back(&*span, block.cast()) };
+            block = next;
+        }
+    }
+
+    /// Whether blocks that other threads freed wait to be taken in.
+    pub(crate) fn has_remote(&self) -> bool {
+        !self.shared.remote.load(SeqCst).is_null()
+    }
+
+    /// Hands a block of this heap back from another thread.
+    ///
+    /// # Safety
+    ///
+    /// `block` was handed out from a span that this heap owns, and nobody uses it.
+    pub(crate) unsafe fn free_remote(&self, block: *mut u8) {
+        let block: *mut Block = block.cast();
+        let mut first = self.shared.remote.load(Relaxed);
+        loop {
+            if first == block {
+                misuse::double_free(block.cast());
+            }
+            // SAFETY: the block is nobody's but this thread's until it is in the list.
+            unsafe { (*block).next.set(first) };
+            // SeqCst: either this thread sees that the heap has become idle, or the thread that
+            // leaves it sees the block (`lifecycle::leave`).
+            match self.shared.remote.compare_exchange_weak(first, block, SeqCst, Relaxed) {
+                Ok(_) => return,
+                Err(newer) => first = newer,
+            }
+        }
+    }
+
+    /// A span that describes nothing; null when memory has run out.
+    pub(crate) fn take_span(&self) -> *mut Span {
+        let span = self.spare_spans.get();
+        // SAFETY: spare spans are this heap's alone.
+        if let Some(spare) = unsafe { span.as_ref() } {
+            self.spare_spans.set(spare.next.get());
+            return span;
+        }
+        metadata::allocate(Span::new())
+    }
+
+    /// Keeps a span that describes nothing for use again.
+    pub(crate) fn give_span(&self, span: *mut Span) {
+        // SAFETY: the span describes nothing and is this heap's alone.
+        unsafe { &*span }.next.set(self.spare_spans.replace(span));
+    }
+
+    /// What the counters say; while the thread runs, a moment ago.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            allocations: self.large_allocations.get(),
+            frees: self.large_frees.get(),
+            requested_bytes: self.requested.get(),
+            allocated_bytes: self.large_allocated_bytes.get(),
+            freed_bytes: self.large_freed_bytes.get(),
+        };
+        for (bin, class) in self.bins.iter().zip(&CLASSES) {
+            let (allocations, frees) = (bin.allocations.get(), bin.frees.get());
+            counts.allocations += allocations;
+            counts.frees += frees;
+            counts.allocated_bytes += allocations * u64::from(class.block_size);
+            counts.freed_bytes += frees * u64::from(class.block_size);
+        }
+        counts
+    }
+}

@@ -1,0 +1,132 @@
+//! One word of the calling thread, reached without a call.
+//!
+//! `thread_local!` in a shared library calls `__tls_get_addr`, which costs more than the rest of an
+//! allocation. A symbol of our own in `.tbss`, read through the initial-exec model, costs one load
+//! of its offset and one of the word; a linker that builds an executable turns the first into a
+//! constant. The model needs the library to be loaded when the program starts, which preloading
+//! is, or to fit in the room that the C library keeps for late comers (glibc keeps 1,664 bytes;
+//! this is eight).
+
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+mod initial_exec {
+    use core::arch::{asm, global_asm};
+
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! object_type {
+        () => {
+            "@object"
+        };
+    }
+    #[cfg(target_arch = "aarch64")]
+    macro_rules! object_type {
+        () => {
+            "%object"
+        };
+    }
+
+    global_asm!(
+        ".pushsection .tbss.sysmem_thread_slot, \"awT\", %nobits",
+        ".globl sysmem_thread_slot",
+        ".hidden sysmem_thread_slot",
+        concat!(".type sysmem_thread_slot, ", object_type!()),
+        ".size sysmem_thread_slot, 8",
+        ".p2align 3",
+        "sysmem_thread_slot:",
+        ".zero 8",
+        ".popsection",
+    );
+
+    #[inline(always)]
+    pub(crate) fn get() -> usize {
+        let word: usize;
+        // SAFETY: reads the thread's own word, through its offset from the thread pointer.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            asm!(
+                "mov {word}, qword ptr [rip + sysmem_thread_slot@GOTTPOFF]",
+                "mov {word}, qword ptr fs:[{word}]",
+                word = out(reg) word,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            asm!(
+                "mrs {base}, tpidr_el0",
+                "adrp {word}, :gottprel:sysmem_thread_slot",
+                "ldr {word}, [{word}, :gottprel_lo12:sysmem_thread_slot]",
+                "ldr {word}, [{base}, {word}]",
+                word = out(reg) word,
+                base = out(reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        word
+    }
+
+    pub(crate) fn set(word: usize) {
+        // SAFETY: writes the thread's own word, through its offset from the thread pointer.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            asm!(
+                "mov {offset}, qword ptr [rip + sysmem_thread_slot@GOTTPOFF]",
+                "mov qword ptr fs:[{offset}], {word}",
+                word = in(reg) word,
+                offset = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            asm!(
+                "mrs {base}, tpidr_el0",
+                "adrp {offset}, :gottprel:sysmem_thread_slot",
+                "ldr {offset}, [{offset}, :gottprel_lo12:sysmem_thread_slot]",
+                "str {word}, [{base}, {offset}]",
+                word = in(reg) word,
+                base = out(reg) _,
+                offset = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(miri)
+))]
+pub(crate) use initial_exec::{get, set};
+
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(miri)
+)))]
+mod portable {
+    extern crate std;
+
+    std::thread_local! {
+        // Without a destructor, so that reading it registers nothing and allocates nothing.
+        static WORD: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+    }
+
+    #[inline]
+    pub(crate) fn get() -> usize {
+        WORD.with(|word| word.get())
+    }
+
+    pub(crate) fn set(word: usize) {
+        WORD.with(|slot| slot.set(word));
+    }
+}
+
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(miri)
+)))]
+pub(crate) use portable::{get, set};
