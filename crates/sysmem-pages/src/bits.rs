@@ -109,6 +109,32 @@ impl Bits {
         longest
     }
 
+    /// The maximal run that page `at`, which is in the set, lies in: where it begins and ends.
+    #[inline]
+    pub(crate) fn run_around(self, at: usize) -> (usize, usize) {
+        let gaps = !self;
+        let (word, bit) = (at / 64, at % 64);
+        let mut begin = 0;
+        let mut below = gaps.0[word] & ((1 << bit) - 1);
+        for index in (0..=word).rev() {
+            if below != 0 {
+                begin = index * 64 + 64 - below.leading_zeros() as usize;
+                break;
+            }
+            below = if index > 0 { gaps.0[index - 1] } else { 0 };
+        }
+        let mut end = PAGES;
+        let mut above = gaps.0[word] & u64::MAX << bit;
+        for index in word..WORDS {
+            if above != 0 {
+                end = index * 64 + above.trailing_zeros() as usize;
+                break;
+            }
+            above = gaps.0.get(index + 1).copied().unwrap_or(0);
+        }
+        (begin, end)
+    }
+
     /// How many pages from the first on are in the set without a gap.
     #[inline]
     pub(crate) fn leading(self) -> usize {
@@ -256,6 +282,11 @@ mod tests {
         ) {
             let (bits, runs) = (set(&pages), plain_runs(&pages));
             prop_assert_eq!(bits.runs().collect::<Vec<_>>(), runs.clone());
+            for &(begin, len) in &runs {
+                for at in begin..begin + len {
+                    prop_assert_eq!(bits.run_around(at), (begin, begin + len));
+                }
+            }
             prop_assert_eq!(bits.count(), pages.iter().filter(|page| **page).count());
             prop_assert_eq!(bits.first(), runs.first().map(|run| run.0));
             prop_assert_eq!(bits.longest_run(), runs.iter().map(|run| run.1).max().unwrap_or(0));

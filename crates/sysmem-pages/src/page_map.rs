@@ -333,13 +333,19 @@ impl PageMap {
             let pages = Bits::range(from, len);
             debug_assert!(chunk.free.holds(pages) && chunk.backed.holds(pages));
             zero &= chunk.zero.holds(pages);
+            let (begin, end) = chunk.free.run_around(from);
             chunk.free &= !pages;
-            *summary = Summary {
-                leading: chunk.free.leading() as u16,
-                longest: chunk.free.longest_run() as u16,
-                trailing: chunk.free.trailing() as u16,
-                idle: summary.idle - len as u16,
-            };
+            if begin == 0 {
+                summary.leading = from as u16;
+            }
+            if end == CHUNK_PAGES {
+                summary.trailing = (end - from - len) as u16;
+            }
+            // Only what was the longest run may leave a shorter one as the longest.
+            if end - begin == summary.longest as usize {
+                summary.longest = chunk.free.longest_run() as u16;
+            }
+            summary.idle -= len as u16;
         }
         self.idle -= npages;
         self.busy += npages;
@@ -361,15 +367,19 @@ impl PageMap {
                 Now::GivenBack { zero: true } => chunk.zero |= pages,
                 Now::Unchanged => {}
             }
-            if !backed {
+            if backed {
+                summary.idle += len as u16;
+            } else {
                 chunk.backed &= !pages;
             }
-            *summary = Summary {
-                leading: chunk.free.leading() as u16,
-                longest: chunk.free.longest_run() as u16,
-                trailing: chunk.free.trailing() as u16,
-                idle: summary.idle + if backed { len as u16 } else { 0 },
-            };
+            let (begin, end) = chunk.free.run_around(from);
+            if begin == 0 {
+                summary.leading = end as u16;
+            }
+            if end == CHUNK_PAGES {
+                summary.trailing = (end - begin) as u16;
+            }
+            summary.longest = summary.longest.max((end - begin) as u16);
             self.raise_longest(index);
         }
         self.idle += if backed { npages } else { 0 };
