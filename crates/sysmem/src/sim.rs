@@ -30,6 +30,7 @@ mod parking;
 mod random;
 mod ranges;
 mod settings;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -44,8 +45,9 @@ use crate::{Errno, PageRange, Protection};
 use machine::Machine;
 use parking::{Clock, Parking};
 
-pub use mappings::{Attributes, Mapping};
+pub use mappings::{Attributes, Mapping, Totals};
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
+pub use watched::{Call, Faults, Faulty, Record, Trace, Traced, Watch, Watched};
 
 /// A simulated Linux kernel and the memory of the one process on it. Clones are the same kernel.
 ///
@@ -112,14 +114,9 @@ impl Simulated {
         self.machine().mappings.iter().cloned().collect()
     }
 
-    /// Bytes that are mapped in any way.
-    pub fn mapped_bytes(&self) -> usize {
-        self.machine().mapped_bytes(|_| true)
-    }
-
-    /// Bytes that are charged against the commit limit.
-    pub fn committed_bytes(&self) -> usize {
-        self.machine().mapped_bytes(|attributes| attributes.charged)
+    /// Bytes that are mapped, writable, charged.
+    pub fn totals(&self) -> Totals {
+        self.machine().mappings.totals()
     }
 
     /// Bytes in memory: of pages that hold anything but zeros, or are locked.

@@ -42,7 +42,7 @@ fn memory_of_a_simulated_process_is_used_given_back_and_zero_again() {
         assert_eq!(memory.state(0), Some((State::Reserved, Protection::NoAccess, 1 << 20)));
         assert_eq!(memory.resident_bytes(0, 1 << 20), Ok(0));
         drop(memory);
-        assert_eq!(kernel.mapped_bytes(), metadata);
+        assert_eq!(kernel.totals().mapped, metadata);
     }
 }
 

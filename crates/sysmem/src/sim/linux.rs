@@ -28,6 +28,8 @@ mod since {
     pub const DONTNEED_LOCKED: (u32, u32) = (5, 18);
     /// `MADV_COLLAPSE`: madvise(2).
     pub const COLLAPSE: (u32, u32) = (6, 1);
+    /// What was never written to is charged no more once it is not writable (mm/mprotect.c).
+    pub const UNCHARGES_UNTOUCHED: (u32, u32) = (6, 6);
     /// A fixed mapping that fails restores what it had unmapped (mm/vma.c,
     /// `vms_abort_munmap_vmas`).
     pub const REPLACEMENT_RESTORES: (u32, u32) = (6, 12);
@@ -71,13 +73,13 @@ fn may_expand(machine: &Machine, attributes: &Attributes, more: usize) -> bool {
     let settings = &machine.settings;
     let fits = |used: usize, limit: u64| used as u64 + more as u64 <= limit;
     // The program's own mappings are the whole process here, but for what lies outside its space.
-    if !fits(machine.mapped_bytes(|_| true), settings.address_space_limit) {
+    if !fits(machine.mappings.totals().mapped, settings.address_space_limit) {
         return false;
     }
     // `is_data_mapping`: private and writable.
     settings.version < since::DATA_LIMIT
         || !attributes.writable()
-        || fits(machine.mapped_bytes(Attributes::writable), settings.data_limit)
+        || fits(machine.mappings.totals().writable, settings.data_limit)
 }
 
 /// Whether so much may be promised (mm/util.c, `__vm_enough_memory`).
@@ -86,7 +88,7 @@ fn enough_memory(machine: &Machine, more: usize) -> bool {
         Overcommit::Always => true,
         Overcommit::Heuristic { memory } => more as u64 <= memory,
         Overcommit::Never { limit } => {
-            let committed = machine.mapped_bytes(|attributes| attributes.charged);
+            let committed = machine.mappings.totals().charged;
             ((committed + more) as u64) < limit
         }
     }
@@ -239,13 +241,19 @@ fn protect_part(
         if !may_expand(machine, &new, part.len()) && may_expand(machine, old, part.len()) {
             return Err(ENOMEM);
         }
-        // What becomes writable is charged, and stays so whatever becomes of it.
+        // What becomes writable is charged, and stays so.
         if !old.charged && !old.writable() && !old.uncharged {
             if !enough_memory(machine, part.len()) {
                 return Err(ENOMEM);
             }
             new.charged = true;
         }
+    } else if old.charged
+        && machine.settings.version >= since::UNCHARGES_UNTOUCHED
+        && !machine.holds_anything(part)
+    {
+        // Only where no page of the whole mapping was ever touched, which is not known here.
+        new.charged = machine.random.once_in(2);
     }
     machine.change(part, new).map_err(|_| ENOMEM)
 }
@@ -426,9 +434,9 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
         b"/proc/self/statm" => {
             // proc_pid_statm(5): size, resident, shared, text, lib, data, dt, in pages.
             let pages = |bytes: usize| bytes / machine.page_size();
-            let size = pages(machine.mapped_bytes(|_| true));
+            let size = pages(machine.mappings.totals().mapped);
             let resident = machine.resident_pages(machine.space()).len();
-            let data = pages(machine.mapped_bytes(Attributes::writable));
+            let data = pages(machine.mappings.totals().writable);
             writeln!(text, "{size} {resident} 0 0 0 {data} 0")
         }
         b"/proc/meminfo" => {
@@ -437,7 +445,7 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
                 Overcommit::Heuristic { memory } => memory / 2,
                 Overcommit::Always => 1 << 40,
             };
-            let committed = machine.mapped_bytes(|attributes| attributes.charged);
+            let committed = machine.mappings.totals().charged;
             writeln!(text, "MemTotal:       16384000 kB\nCommitLimit:    {} kB", limit / 1024)
                 .and_then(|()| writeln!(text, "Committed_AS:   {} kB", committed / 1024))
         }

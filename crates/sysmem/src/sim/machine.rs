@@ -220,10 +220,12 @@ impl Machine {
         pages
     }
 
-    /// Bytes of mappings that `which` says yes to.
-    pub(crate) fn mapped_bytes(&self, which: impl Fn(&Attributes) -> bool) -> usize {
-        let mappings = self.mappings.iter().filter(|mapping| which(&mapping.attributes));
-        mappings.map(Mapping::len).sum()
+    /// Whether a part of a mapping holds anything but zeros.
+    pub(crate) fn holds_anything(&self, part: &Mapping) -> bool {
+        let mut holds = false;
+        let range = part.start..part.end;
+        self.memory.contents(range, part.attributes.protection, &mut |_, _| holds = true);
+        holds
     }
 
     /// Panics if memory was written to that may not be.

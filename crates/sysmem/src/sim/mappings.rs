@@ -79,15 +79,45 @@ impl Mapping {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
+/// Bytes that are mapped, and how: what limits are held against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Mapped in any way.
+    pub mapped: usize,
+    /// Writable.
+    pub writable: usize,
+    /// Charged against the commit limit.
+    pub charged: usize,
+}
+
+impl Totals {
+    /// Counts `len` bytes in or out.
+    fn count(&mut self, attributes: &Attributes, len: usize, into: bool) {
+        let count = |total: &mut usize, counts: bool| match (counts, into) {
+            (true, true) => *total += len,
+            (true, false) => *total -= len,
+            (false, _) => {}
+        };
+        count(&mut self.mapped, true);
+        count(&mut self.writable, attributes.writable());
+        count(&mut self.charged, attributes.charged);
+    }
+}
+
 /// The mappings of a process, lowest address first.
 #[derive(Debug, Default)]
 pub(crate) struct Mappings {
     by_start: BTreeMap<usize, Mapping>,
+    totals: Totals,
 }
 
 impl Mappings {
     pub(crate) fn count(&self) -> usize {
         self.by_start.len()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mapping> {
@@ -157,6 +187,7 @@ impl Mappings {
     /// Maps a range that is free.
     pub(crate) fn insert(&mut self, range: Range<usize>, attributes: Attributes) {
         let Range { start, end } = range;
+        self.totals.count(&attributes, end - start, true);
         self.by_start.insert(start, Mapping { start, end, attributes });
         self.join(start);
         self.join(end);
@@ -166,7 +197,8 @@ impl Mappings {
     pub(crate) fn remove(&mut self, range: Range<usize>) {
         self.split(range.start);
         self.split(range.end);
-        while let Some((&start, _)) = self.by_start.range(range.clone()).next() {
+        while let Some((&start, mapping)) = self.by_start.range(range.clone()).next() {
+            self.totals.count(&mapping.attributes, mapping.len(), false);
             self.by_start.remove(&start);
         }
     }
@@ -209,6 +241,8 @@ impl Mappings {
         self.split(range.start);
         self.split(range.end);
         if let Some(mapping) = self.by_start.get_mut(&range.start) {
+            self.totals.count(&mapping.attributes, mapping.len(), false);
+            self.totals.count(&attributes, mapping.len(), true);
             mapping.attributes = attributes;
         }
         self.join(range.end);
@@ -290,5 +324,19 @@ mod tests {
         assert!(mappings.is_free(10..20) && !mappings.is_free(9..20));
         assert_eq!(mappings.at(9).map(|mapping| mapping.end), Some(10));
         assert_eq!(mappings.at(10), None);
+    }
+
+    #[test]
+    fn totals_follow_every_change() {
+        let mut mappings = Mappings::default();
+        mappings.insert(0..100, reserved());
+        let charged = Attributes { charged: true, ..writable() };
+        mappings.change(10..30, charged, 100).unwrap();
+        assert_eq!(mappings.totals(), Totals { mapped: 100, writable: 20, charged: 20 });
+        let protected = Attributes { charged: true, ..reserved() };
+        mappings.change(20..30, protected, 100).unwrap();
+        assert_eq!(mappings.totals(), Totals { mapped: 100, writable: 10, charged: 20 });
+        mappings.remove(15..60);
+        assert_eq!(mappings.totals(), Totals { mapped: 55, writable: 5, charged: 5 });
     }
 }

@@ -1,0 +1,329 @@
+//! Tables of calls that are watched on their way to the kernel: recorded, or made to fail.
+//! They work over every table, the running kernel's too.
+
+use std::boxed::Box;
+use std::ffi::{CStr, CString};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::vec::Vec;
+
+use super::random::Random;
+use crate::calls::{Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise};
+use crate::{Errno, PageRange};
+
+/// One call that may fail, with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Each is the call of that name with its arguments.
+pub enum Call {
+    Mmap { address: usize, len: usize, protection: i32, flags: i32 },
+    Munmap { address: usize, len: usize },
+    Mprotect { address: usize, len: usize, protection: i32 },
+    Madvise { address: usize, len: usize, advice: i32 },
+    ProcessMadvise { ranges: Vec<PageRange>, advice: i32 },
+    NameMapping { address: usize, len: usize, name: CString },
+    Mincore { address: usize, len: usize },
+    ResourceLimit { resource: i32 },
+    Open { path: CString },
+    ReadAt { file: i32, len: usize, offset: u64 },
+}
+
+/// Looks at calls as they pass.
+pub trait Watch: Sync {
+    /// A call is about to go to the kernel; an error goes back to the caller in its stead.
+    fn before(&self, call: &Call) -> Result<(), Errno>;
+
+    /// A call came back with this number, an address or a count, or with an error.
+    fn after(&self, call: Call, result: Result<usize, Errno>);
+
+    /// What has been found out by calls seen through this watch, where that may differ from what
+    /// the kernel below would answer.
+    fn findings(&self) -> Option<&Findings>;
+}
+
+/// A table of calls that is watched.
+#[derive(Clone, Debug)]
+pub struct Watched<K, W> {
+    kernel: K,
+    watch: W,
+}
+
+impl<K, W> Watched<K, W> {
+    /// The table below.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+}
+
+impl<K, W: Watch> Watched<K, W> {
+    fn pass<R>(
+        &self,
+        call: Call,
+        run: impl FnOnce() -> Result<R, Errno>,
+        number: impl FnOnce(&R) -> usize,
+    ) -> Result<R, Errno> {
+        let result = self.watch.before(&call).and_then(|()| run());
+        self.watch.after(call, result.as_ref().map(number).map_err(|&errno| errno));
+        result
+    }
+}
+
+/// A table of calls that keeps a record of every call that may fail.
+pub type Traced<K> = Watched<K, Trace>;
+
+/// A call that came back, and the number or error it came back with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What was asked.
+    pub call: Call,
+    /// An address or a count, or the error.
+    pub result: Result<usize, Errno>,
+}
+
+/// The record of a [`Traced`] table. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Trace(Arc<Mutex<Vec<Record>>>);
+
+impl Trace {
+    fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for Trace {
+    fn before(&self, _: &Call) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn after(&self, call: Call, result: Result<usize, Errno>) {
+        self.lock().push(Record { call, result });
+    }
+
+    fn findings(&self) -> Option<&Findings> {
+        None
+    }
+}
+
+impl<K> Traced<K> {
+    /// Begins a record of the calls to `kernel`.
+    pub fn new(kernel: K) -> Traced<K> {
+        Watched { kernel, watch: Trace::default() }
+    }
+
+    /// The calls so far, or since the last [`clear`](Traced::clear).
+    pub fn records(&self) -> Vec<Record> {
+        self.watch.lock().clone()
+    }
+
+    /// How many of them `which` says yes to.
+    pub fn count(&self, which: impl Fn(&Call) -> bool) -> usize {
+        self.watch.lock().iter().filter(|record| which(&record.call)).count()
+    }
+
+    /// Begins a new record.
+    pub fn clear(&self) {
+        self.watch.lock().clear();
+    }
+}
+
+/// A table of calls that fail when told to. What a program finds out about the kernel is kept
+/// apart from what it finds out without the failures.
+pub type Faulty<K> = Watched<K, Faults>;
+
+/// The failures of a [`Faulty`] table. Clones share them.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<FaultsInner>);
+
+#[derive(Default)]
+struct FaultsInner {
+    plan: Mutex<Plan>,
+    findings: Findings,
+}
+
+#[derive(Default)]
+struct Plan {
+    calls: usize,
+    fail: Option<Box<FailWhen>>,
+}
+
+type FailWhen = dyn FnMut(usize, &Call) -> Option<Errno> + Send;
+
+impl Faults {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.0.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for Faults {
+    fn before(&self, call: &Call) -> Result<(), Errno> {
+        let mut plan = self.plan();
+        let index = plan.calls;
+        plan.calls += 1;
+        match plan.fail.as_mut().and_then(|fail| fail(index, call)) {
+            Some(errno) => Err(errno),
+            None => Ok(()),
+        }
+    }
+
+    fn after(&self, _: Call, _: Result<usize, Errno>) {}
+
+    fn findings(&self) -> Option<&Findings> {
+        Some(&self.0.findings)
+    }
+}
+
+impl<K> Faulty<K> {
+    /// Stands before `kernel`; nothing fails yet.
+    pub fn new(kernel: K) -> Faulty<K> {
+        Watched { kernel, watch: Faults::default() }
+    }
+
+    /// Fails each call for which `when` names an error. It is given the number of calls that came
+    /// before, counted from now.
+    pub fn fail_when(&self, when: impl FnMut(usize, &Call) -> Option<Errno> + Send + 'static) {
+        *self.watch.plan() = Plan { calls: 0, fail: Some(Box::new(when)) };
+    }
+
+    /// Fails the `n`-th call from now, counted from zero.
+    pub fn fail_nth(&self, n: usize, errno: Errno) {
+        self.fail_when(move |index, _| (index == n).then_some(errno));
+    }
+
+    /// Fails every call that `which` says yes to.
+    pub fn fail_every(&self, which: impl Fn(&Call) -> bool + Send + 'static, errno: Errno) {
+        self.fail_when(move |_, call| which(call).then_some(errno));
+    }
+
+    /// Fails one call in `times`, as the seed decides.
+    pub fn fail_at_random(&self, seed: u64, times: usize, errno: Errno) {
+        let mut random = Random::new(seed);
+        self.fail_when(move |_, _| random.once_in(times).then_some(errno));
+    }
+
+    /// Fails nothing any more.
+    pub fn fail_nothing(&self) {
+        *self.watch.plan() = Plan::default();
+    }
+
+    /// Calls since failures were last arranged.
+    pub fn calls(&self) -> usize {
+        self.watch.plan().calls
+    }
+}
+
+fn address_of(start: &*mut u8) -> usize {
+    start.addr()
+}
+
+fn no_number<T>(_: &T) -> usize {
+    0
+}
+
+// SAFETY: a call that passes is the kernel's below; one that does not has no effect.
+unsafe impl<K: Calls, W: Watch> Calls for Watched<K, W> {
+    const KERNEL: Kernel = K::KERNEL;
+
+    fn page_size(&self) -> usize {
+        self.kernel.page_size()
+    }
+
+    unsafe fn mmap(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        let call = Call::Mmap { address: address.addr(), len, protection, flags };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.mmap(address, len, protection, flags) }, address_of)
+    }
+
+    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        let call = Call::Munmap { address: address.addr(), len };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.munmap(address, len) }, no_number)
+    }
+
+    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
+        let call = Call::Mprotect { address: address.addr(), len, protection };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.mprotect(address, len, protection) }, no_number)
+    }
+
+    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
+        let call = Call::Madvise { address: address.addr(), len, advice };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.madvise(address, len, advice) }, no_number)
+    }
+
+    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
+        let call = Call::ResourceLimit { resource };
+        self.pass(call, || self.kernel.resource_limit(resource), |&limit| limit as usize)
+    }
+
+    fn monotonic_time(&self) -> Duration {
+        self.kernel.monotonic_time()
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        self.kernel.thread_cpu_time()
+    }
+
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
+        self.kernel.park(word, while_equal, timeout);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        self.kernel.wake(word, count);
+    }
+
+    fn environment(&self, name: &CStr) -> Option<&CStr> {
+        self.kernel.environment(name)
+    }
+
+    fn findings(&self) -> &Findings {
+        self.watch.findings().unwrap_or(self.kernel.findings())
+    }
+}
+
+impl<K: Files, W: Watch> Files for Watched<K, W> {
+    fn open(&self, path: &CStr) -> Result<i32, Errno> {
+        let call = Call::Open { path: path.into() };
+        self.pass(call, || self.kernel.open(path), |&file| file as usize)
+    }
+
+    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let call = Call::ReadAt { file, len: buffer.len(), offset };
+        self.pass(call, || self.kernel.read_at(file, buffer, offset), |&read| read)
+    }
+
+    fn close(&self, file: i32) {
+        self.kernel.close(file);
+    }
+}
+
+impl<K: Mincore, W: Watch> Mincore for Watched<K, W> {
+    fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
+        let call = Call::Mincore { address: address.addr(), len };
+        self.pass(call, || self.kernel.mincore(address, len, residency), no_number)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: ProcessMadvise, W: Watch> ProcessMadvise for Watched<K, W> {
+    unsafe fn process_madvise(&self, ranges: &[PageRange], advice: i32) -> Result<usize, Errno> {
+        let call = Call::ProcessMadvise { ranges: ranges.into(), advice };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.process_madvise(ranges, advice) }, |&bytes| bytes)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: NameMapping, W: Watch> NameMapping for Watched<K, W> {
+    unsafe fn name_mapping(&self, address: *mut u8, len: usize, name: &CStr) -> Result<(), Errno> {
+        let call = Call::NameMapping { address: address.addr(), len, name: name.into() };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.name_mapping(address, len, name) }, no_number)
+    }
+}
