@@ -6,14 +6,18 @@ use sysmem_pages::PAGE;
 
 use crate::span::{LARGE, Span};
 use crate::thread_heap::ThreadHeap;
-use crate::{PAGES, hook, misuse, page_map};
+use crate::{PAGES, hook, misuse, npages, page_map};
+
+/// Only the first page of a large allocation is entered in the page map: nothing but its beginning
+/// is ever looked up, and a GiB would take a MiB of the map.
+const FIRST_PAGE: usize = PAGE;
 
 /// Allocates `size` bytes aligned to `align`; the second value says whether they are known to be
 /// zero. Null when memory has run out, or the address space.
 pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8, bool) {
     const NONE: (*mut u8, bool) = (ptr::null_mut(), false);
-    let Some(bytes) = size.max(1).checked_next_multiple_of(PAGE) else { return NONE };
-    let npages = bytes / PAGE;
+    let Some(len) = size.max(1).checked_next_multiple_of(PAGES.page_size()) else { return NONE };
+    let npages = npages(len);
     let span = heap.take_span();
     // SAFETY: a span that describes nothing is this heap's alone; null is out of memory.
     let Some(new) = (unsafe { span.as_ref() }) else { return NONE };
@@ -23,14 +27,14 @@ pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8
     };
     new.owner.set(LARGE);
     new.start.set(run.start.as_ptr());
-    new.npages.set(npages);
-    if page_map::enter(run.start.as_ptr(), 1, span).is_err() {
+    new.len.set(len);
+    if page_map::enter(run.start.as_ptr(), FIRST_PAGE, span).is_err() {
         // SAFETY: the run was allocated above and nobody knows of it.
         let _ = unsafe { PAGES.free(run.start, npages) };
         heap.give_span(span);
         return NONE;
     }
-    count_allocation(heap, size, bytes);
+    count_allocation(heap, size, len);
     hook::call();
     (run.start.as_ptr(), run.zeroed)
 }
@@ -41,16 +45,16 @@ pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8
 ///
 /// Nobody uses it any more.
 pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
-    let (start, npages) = (span.start.get(), span.npages.get());
+    let (start, len) = (span.start.get(), span.len.get());
     if address != start {
         misuse::not_ours("free", address);
     }
-    page_map::remove(start, 1);
+    page_map::remove(start, FIRST_PAGE);
     heap.give_span(ptr::from_ref(span).cast_mut());
-    count_free(heap, npages * PAGE);
+    count_free(heap, len);
     let Some(start) = NonNull::new(start) else { return };
     // SAFETY: the pages were allocated for this span, and nobody uses them.
-    if unsafe { PAGES.free(start, npages) }.is_err() {
+    if unsafe { PAGES.free(start, npages(len)) }.is_err() {
         misuse::double_free(address);
     }
     hook::call();
@@ -62,24 +66,24 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
 ///
 /// The allocation is the caller's.
 pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize) -> bool {
-    let Some(bytes) = size.checked_next_multiple_of(PAGE) else { return false };
-    let (npages, wanted) = (span.npages.get(), bytes / PAGE);
+    let Some(wanted) = size.checked_next_multiple_of(PAGES.page_size()) else { return false };
+    let len = span.len.get();
     let Some(start) = NonNull::new(span.start.get()) else { return false };
-    if wanted < npages {
+    if wanted < len {
         // SAFETY: the pages are the caller's, who gives up those past the new end.
-        if unsafe { PAGES.shrink(start, npages, wanted) }.is_err() {
+        if unsafe { PAGES.shrink(start, npages(len), npages(wanted)) }.is_err() {
             misuse::double_free(start.as_ptr());
         }
-    } else if wanted > npages {
+    } else if wanted > len {
         // SAFETY: the pages are the caller's.
-        if unsafe { PAGES.extend(start, npages, wanted) }.is_none() {
+        if unsafe { PAGES.extend(start, npages(len), npages(wanted)) }.is_none() {
             return false;
         }
     }
-    span.npages.set(wanted);
+    span.len.set(wanted);
     // As if it had been freed and allocated anew.
-    count_free(heap, npages * PAGE);
-    count_allocation(heap, size, bytes);
+    count_free(heap, len);
+    count_allocation(heap, size, wanted);
     true
 }
 

@@ -46,7 +46,7 @@ use core::ptr;
 
 use sysmem::native::keeping_errno;
 use sysmem::{Account, Native};
-use sysmem_pages::{Accounts, Options, PAGE, PageHeap};
+use sysmem_pages::{Accounts, Options, PageHeap};
 
 use crate::span::Span;
 
@@ -56,6 +56,11 @@ pub use statistics::{Statistics, statistics};
 static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
 static ACCOUNTS: Accounts = Accounts::new("page heap", "page heap metadata");
 static METADATA: Account = Account::new("allocator metadata");
+
+/// The pages of the heap that `len` bytes take.
+fn npages(len: usize) -> usize {
+    len.div_ceil(PAGES.page_size())
+}
 
 /// The allocator, for `#[global_allocator]`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -251,7 +256,7 @@ pub unsafe fn usable_size(address: *mut u8) -> usize {
 
 fn usable_size_in(span: &Span) -> usize {
     match span.is_large() {
-        true => span.npages.get() * PAGE,
+        true => span.len.get(),
         false => span.block_size.get() as usize,
     }
 }

@@ -41,10 +41,10 @@ pub(crate) fn find(address: *mut u8) -> *mut Span {
     slot(address.addr() >> PAGE_BITS).map_or(ptr::null_mut(), |slot| slot.load(Relaxed))
 }
 
-/// Enters a span for `npages` pages. On failure nothing is entered.
-pub(crate) fn enter(start: *mut u8, npages: usize, span: *mut Span) -> Result<(), Error> {
-    let first = start.addr() >> PAGE_BITS;
-    for slot in &ROOT[first >> LEAF_BITS..=(first + npages - 1) >> LEAF_BITS] {
+/// Enters a span for the pages of the first `len` bytes. On failure nothing is entered.
+pub(crate) fn enter(start: *mut u8, len: usize, span: *mut Span) -> Result<(), Error> {
+    let (first, end) = pages(start, len);
+    for slot in &ROOT[first >> LEAF_BITS..=(end - 1) >> LEAF_BITS] {
         if slot.load(Acquire).is_null() {
             let leaf = Reservation::alloc(size_of::<Leaf>(), &METADATA)?;
             let fresh = leaf.as_mut_ptr().cast();
@@ -54,17 +54,24 @@ pub(crate) fn enter(start: *mut u8, npages: usize, span: *mut Span) -> Result<()
             }
         }
     }
-    set(first, npages, span);
+    set(first, end, span);
     Ok(())
 }
 
 /// Takes a span out.
-pub(crate) fn remove(start: *mut u8, npages: usize) {
-    set(start.addr() >> PAGE_BITS, npages, ptr::null_mut());
+pub(crate) fn remove(start: *mut u8, len: usize) {
+    let (first, end) = pages(start, len);
+    set(first, end, ptr::null_mut());
 }
 
-fn set(first: usize, npages: usize, span: *mut Span) {
-    for page in first..first + npages {
+/// The numbers of the first page and of the one after the last.
+fn pages(start: *mut u8, len: usize) -> (usize, usize) {
+    let first = start.addr() >> PAGE_BITS;
+    (first, first + len.div_ceil(PAGE))
+}
+
+fn set(first: usize, end: usize, span: *mut Span) {
+    for page in first..end {
         if let Some(slot) = slot(page) {
             slot.store(span, Relaxed);
         }

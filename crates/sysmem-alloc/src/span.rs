@@ -44,7 +44,8 @@ pub(crate) struct Span {
     pub zeroed: Cell<bool>,
 
     pub start: Cell<*mut u8>,
-    pub npages: Cell<usize>,
+    /// The length in bytes.
+    pub len: Cell<usize>,
     pub previous: Cell<*mut Span>,
     pub next: Cell<*mut Span>,
 }
@@ -67,7 +68,7 @@ impl Span {
             listing: Cell::new(Listing::Full),
             zeroed: Cell::new(false),
             start: Cell::new(ptr::null_mut()),
-            npages: Cell::new(0),
+            len: Cell::new(0),
             previous: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
         }

@@ -183,7 +183,7 @@ impl ThreadHeap {
 
     fn new_span(&self, class: usize) -> *const Span {
         let shape = CLASSES[class];
-        let npages = shape.npages as usize;
+        let npages = crate::npages(shape.npages as usize * PAGE);
         let span = self.take_span();
         if span.is_null() {
             return span;
@@ -205,8 +205,8 @@ impl ThreadHeap {
         new.listing.set(Listing::Current);
         new.zeroed.set(run.zeroed);
         new.start.set(start);
-        new.npages.set(npages);
-        if page_map::enter(start, npages, span).is_err() {
+        new.len.set(npages * PAGES.page_size());
+        if page_map::enter(start, new.len.get(), span).is_err() {
             // SAFETY: the run was allocated above and nobody knows of it.
             let _ = unsafe { PAGES.free(run.start, npages) };
             self.give_span(span);
@@ -300,12 +300,12 @@ impl ThreadHeap {
 
     /// Returns the pages of a span without blocks in use, which is in no list.
     fn release(&self, span: &Span) {
-        let (start, npages) = (span.start.get(), span.npages.get());
-        page_map::remove(start, npages);
+        let (start, len) = (span.start.get(), span.len.get());
+        page_map::remove(start, len);
         self.give_span(ptr::from_ref(span).cast_mut());
         let Some(run) = ptr::NonNull::new(start) else { return };
         // SAFETY: the run was allocated for this span, and no block of it is in use.
-        if unsafe { PAGES.free(run, npages) }.is_err() {
+        if unsafe { PAGES.free(run, crate::npages(len)) }.is_err() {
             misuse::die("a span was freed whose pages are not allocated", start);
         }
     }

@@ -2,7 +2,7 @@
 //! test program runs on the allocator.
 
 use std::collections::HashMap;
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use sysmem_alloc::{SysMem, allocate, free, statistics};
@@ -10,8 +10,16 @@ use sysmem_alloc::{SysMem, allocate, free, statistics};
 #[global_allocator]
 static ALLOCATOR: SysMem = SysMem;
 
+/// Held by each test: they look at figures of the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn blocks_freed_by_other_threads_are_used_again() {
+    let _alone = alone();
     let (to, from) = mpsc::sync_channel::<Box<[u64; 64]>>(256);
     let rounds = 200_000u64;
     let before = statistics().pages.in_use;
@@ -28,6 +36,7 @@ fn blocks_freed_by_other_threads_are_used_again() {
 
 #[test]
 fn ten_thousand_short_threads_leave_nothing_behind() {
+    let _alone = alone();
     let short = || {
         let batch: Vec<_> = (0..50)
             .map(|count| thread::spawn(move || vec![count as u8; 1000 * (count + 1)].len()))
@@ -46,6 +55,7 @@ fn ten_thousand_short_threads_leave_nothing_behind() {
 
 #[test]
 fn what_an_ended_thread_allocated_goes_back_when_others_free_it() {
+    let _alone = alone();
     let before = statistics().pages.in_use;
     let blocks = thread::spawn(|| (0..100_000).map(|_| Box::new([1u8; 500])).collect::<Vec<_>>());
     let blocks = blocks.join().unwrap();
@@ -57,6 +67,7 @@ fn what_an_ended_thread_allocated_goes_back_when_others_free_it() {
 
 #[test]
 fn a_thread_may_allocate_in_its_destructors() {
+    let _alone = alone();
     struct Late(Vec<String>);
     impl Drop for Late {
         fn drop(&mut self) {
@@ -76,7 +87,8 @@ fn a_thread_may_allocate_in_its_destructors() {
 
 #[test]
 fn statistics_count_what_happened() {
-    // Other tests run at the same time, so only a lower bound can be told.
+    let _alone = alone();
+    // The test harness allocates too, so only a lower bound can be told.
     let before = statistics();
     let blocks: Vec<usize> = (0..10_000).map(|_| allocate(1000, 8).expose_provenance()).collect();
     let middle = statistics();
@@ -93,6 +105,7 @@ fn statistics_count_what_happened() {
 
 #[test]
 fn a_map_that_grows_and_shrinks_keeps_its_entries() {
+    let _alone = alone();
     let mut map = HashMap::new();
     for round in 0..3u64 {
         for key in 0..50_000u64 {
