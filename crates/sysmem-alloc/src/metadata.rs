@@ -4,8 +4,9 @@
 use core::ptr;
 
 use sysmem::{Lock, Native, Reservation};
+use sysmem_pages::PAGE;
 
-use crate::METADATA;
+use crate::{METADATA, PAGES};
 
 /// What is taken from the system at a time, in bytes.
 const PIECE: usize = 64 << 10;
@@ -27,9 +28,8 @@ pub(crate) fn allocate<T>(value: T) -> *mut T {
     let mut piece = PIECE_IN_USE.lock(&NATIVE);
     let skip = piece.next.addr().wrapping_neg() & (align_of::<T>() - 1);
     if piece.left < skip + size_of::<T>() {
-        let Ok(fresh) = Reservation::alloc(PIECE, &METADATA) else { return ptr::null_mut() };
-        *piece = Piece { next: fresh.as_mut_ptr(), left: PIECE };
-        core::mem::forget(fresh);
+        let Some(next) = fresh_piece() else { return ptr::null_mut() };
+        *piece = Piece { next, left: PIECE };
     }
     let skip = piece.next.addr().wrapping_neg() & (align_of::<T>() - 1);
     let place: *mut T = piece.next.wrapping_add(skip).cast();
@@ -38,6 +38,18 @@ pub(crate) fn allocate<T>(value: T) -> *mut T {
     // SAFETY: the place is aligned, inside the piece and nobody else's.
     unsafe { place.write(value) };
     place
+}
+
+/// A piece from the system. Where that has no address space left (`ulimit -v`), from the page heap:
+/// what the program freed may lie there, of no use without spans for it.
+fn fresh_piece() -> Option<*mut u8> {
+    if let Ok(fresh) = Reservation::alloc(PIECE, &METADATA) {
+        let start = fresh.as_mut_ptr();
+        core::mem::forget(fresh);
+        return Some(start);
+    }
+    let run = PAGES.allocate(PIECE.div_ceil(PAGES.page_size()), PAGE).ok()?;
+    Some(run.start.as_ptr())
 }
 
 /// Holds metadata still across a fork.

@@ -123,6 +123,7 @@ fn heap_figures() -> HeapFigures {
         allocations: heap.allocations,
         frees: heap.frees,
         requested_bytes: heap.requested_bytes,
+        allocated_bytes: heap.allocated_bytes,
         freed_bytes: heap.freed_bytes,
         in_use_bytes: heap.pages.in_use,
         free_bytes: heap.pages.free_backed + heap.pages.releasing,
