@@ -151,7 +151,7 @@ impl<O: Os> Reservation<O> {
     /// every access faults. Pages that are Reserved stay so.
     #[doc(alias = "sysFaultOS")]
     pub fn fault(&mut self, offset: usize, len: usize) -> Result<(), Error> {
-        let result = self.apply(
+        self.apply(
             Operation::Fault,
             (offset, len),
             |page| match page.state() {
@@ -160,11 +160,7 @@ impl<O: Os> Reservation<O> {
             },
             // SAFETY: the range is ours, `&mut self` keeps others out.
             |range, _| unsafe { self.os.fault(range) },
-        );
-        if matches!(result, Err(error) if error.kind() == ErrorKind::Lost) {
-            self.entry().lost.store(true, Relaxed);
-        }
-        result
+        )
     }
 
     /// Ready → Ready with another protection; contents stay.
@@ -288,6 +284,8 @@ impl<O: Os> Reservation<O> {
                 }
                 start = run_end;
             }
+            let pool = self.registry().pool(&self.os);
+            self.entry().states.make_room(at, end, self.shape(), &pool).map_err(refuse)?;
         }
         let protection = protection.unwrap_or(Protection::NoAccess);
         debug_assert!(first.len > 0);
@@ -433,7 +431,8 @@ impl<O: Os> Reservation<O> {
     }
 
     /// Asks `plan` about every page of a range; if none refuses, makes one call for each run of
-    /// pages that are to become the same, and keeps the books of what succeeded.
+    /// pages that allow the same and are to become the same, and keeps the books of what
+    /// succeeded.
     fn apply(
         &self,
         operation: Operation,
@@ -461,20 +460,48 @@ impl<O: Os> Reservation<O> {
             let (page, mut run_end) = states.run(at, end, shape);
             let what = plan(page);
             while run_end < end {
-                let (page, next_end) = states.run(run_end, end, shape);
-                if plan(page) != what {
+                let (next, next_end) = states.run(run_end, end, shape);
+                if plan(next) != what || next.protection() != page.protection() {
                     break;
                 }
                 run_end = next_end;
             }
-            if let Plan::Become(page) = what {
+            if let Plan::Become(to) = what {
                 states.make_room(at, run_end, shape, &self.registry().pool(&self.os))?;
-                call(range(at, run_end), page)?;
-                self.note(at, run_end, page);
+                let range = range(at, run_end);
+                call(range, to)
+                    .map_err(|error| self.undo(operation, range, page.protection(), error))?;
+                self.note(at, run_end, to);
             }
             at = run_end;
         }
         Ok(())
+    }
+
+    /// After a call that failed: sees to it that the range allows what it allowed before, or that
+    /// the reservation says it is lost.
+    #[cold]
+    fn undo(
+        &self,
+        operation: Operation,
+        range: PageRange,
+        protection: Protection,
+        error: Error,
+    ) -> Error {
+        let whole = match operation {
+            _ if error.kind() == ErrorKind::Lost => false,
+            // A protection is changed mapping by mapping, and a limit may stop that half way.
+            // SAFETY: the range is ours, was accessible like this, and its user keeps others out.
+            Operation::Fault | Operation::Protect => {
+                unsafe { self.os.protect(range, protection) }.is_ok()
+            }
+            _ => true,
+        };
+        if whole {
+            return error;
+        }
+        self.entry().lost.store(true, Relaxed);
+        range.error(operation, ErrorKind::Lost)
     }
 
     /// Records that pages are `page` now.

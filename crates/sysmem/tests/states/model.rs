@@ -1,0 +1,488 @@
+//! The plain model: pages with a state, a protection and three words that were written.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Call, Faulty, Overcommit, Simulated};
+use sysmem::{
+    Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Os, PageRange, Placement,
+    Protection, Reservation, ReserveOptions, State,
+};
+
+use crate::operations::{Operation, Part};
+
+pub type Kernel = Linux<Faulty<Simulated>>;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Page {
+    state: State,
+    protection: Protection,
+    words: [u64; 3],
+    /// Given back lazily and not written to since: the words, or zeros.
+    unstable: bool,
+}
+
+const RESERVED: Page = Page {
+    state: State::Reserved,
+    protection: Protection::NoAccess,
+    words: [0; 3],
+    unstable: false,
+};
+
+struct Entry {
+    reservation: Reservation<Kernel>,
+    pages: Vec<Page>,
+    executable: bool,
+    lost: bool,
+}
+
+/// Reservations on a simulated kernel, and what they should be.
+pub struct World {
+    pub kernel: Simulated,
+    pub faulty: Faulty<Simulated>,
+    os: Kernel,
+    strict: bool,
+    account: &'static Account,
+    entries: Vec<Entry>,
+    figures: AccountFigures,
+    stamp: u64,
+    /// Bytes in each state of reservations that were lost and dropped.
+    left_behind: [u64; 3],
+    /// Failures are injected: refusals that the model does not know of may happen.
+    injecting: bool,
+    munmap_refused: Arc<AtomicBool>,
+}
+
+/// What an operation makes of a page, if it may.
+type Step<'a> = &'a dyn Fn(Page) -> Result<Page, ErrorKind>;
+
+impl World {
+    pub fn new(kernel: Simulated, overcommit: Overcommit, proc_mounted: bool) -> World {
+        let faulty = Faulty::new(kernel.clone());
+        World {
+            os: Linux::new(faulty.clone()),
+            strict: matches!(overcommit, Overcommit::Never { .. }) && proc_mounted,
+            kernel,
+            faulty,
+            account: Box::leak(Box::new(Account::new("model"))),
+            entries: Vec::new(),
+            figures: AccountFigures::default(),
+            stamp: 0,
+            left_behind: [0; 3],
+            injecting: false,
+            munmap_refused: Arc::default(),
+        }
+    }
+
+    /// Limits may refuse from now on, removing what is mapped too.
+    pub fn expect_limits(&mut self) {
+        self.injecting = true;
+        self.munmap_refused.store(true, Relaxed);
+    }
+
+    /// Fails some calls in a row, counted from now.
+    pub fn inject(&mut self, calls: Range<usize>, errno: Errno) {
+        self.injecting = true;
+        let munmap_refused = self.munmap_refused.clone();
+        self.faulty.fail_when(move |index, call| {
+            let fail = calls.contains(&index);
+            munmap_refused.fetch_or(fail && matches!(call, Call::Munmap { .. }), Relaxed);
+            fail.then_some(errno)
+        });
+    }
+
+    fn page_size(&self) -> usize {
+        self.os.page_size()
+    }
+
+    /// Performs an operation and holds the outcome against the model.
+    pub fn perform(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Reserve { npages, align, executable } => {
+                self.reserve(*npages, *align, *executable)
+            }
+            Operation::Alloc { npages } => self.alloc(*npages),
+            Operation::Free { which } => self.free(*which),
+            Operation::Pressure => self.kernel.pressure(),
+            _ if self.entries.is_empty() => {}
+            Operation::Map(part, protection) => self.map(*part, *protection),
+            Operation::Used(part) => self.used(*part),
+            Operation::Unused(part, how) => self.unused(*part, *how),
+            Operation::Fault(part) => self.fault(*part),
+            Operation::Protect(part, protection) => self.protect(*part, *protection),
+            Operation::Batch(parts, how) => self.batch(parts, *how),
+            Operation::Write(part, word) => self.write(*part, *word),
+            Operation::Hint(part, which) => self.hint(*part, *which),
+        }
+        self.check();
+    }
+
+    fn reserve(&mut self, npages: usize, align: usize, executable: bool) {
+        let page_size = self.page_size();
+        let options = ReserveOptions::new(npages * page_size)
+            .align(align * page_size)
+            .placement(Placement::Any)
+            .executable(executable);
+        let result = Reservation::reserve_in(self.os.clone(), options, self.account);
+        if let Some(reservation) = self.obtained(result) {
+            assert_eq!(reservation.as_mut_ptr().addr() % (align * page_size), 0);
+            self.enter(reservation, RESERVED, executable);
+        }
+    }
+
+    fn alloc(&mut self, npages: usize) {
+        let len = npages * self.page_size();
+        let result = Reservation::alloc_in(self.os.clone(), len, self.account);
+        if let Some(reservation) = self.obtained(result) {
+            let page = Page { state: State::Ready, protection: Protection::ReadWrite, ..RESERVED };
+            self.enter(reservation, page, false);
+        }
+    }
+
+    fn obtained(
+        &mut self,
+        result: Result<Reservation<Kernel>, Error>,
+    ) -> Option<Reservation<Kernel>> {
+        result.map_err(|error| assert!(self.injecting, "{error}")).ok()
+    }
+
+    fn enter(&mut self, reservation: Reservation<Kernel>, page: Page, executable: bool) {
+        let pages = vec![page; reservation.len() / self.page_size()];
+        self.figures.obtained += reservation.len() as u64;
+        self.entries.push(Entry { reservation, pages, executable, lost: false });
+    }
+
+    fn free(&mut self, which: usize) {
+        if self.entries.is_empty() {
+            return;
+        }
+        let entry = self.entries.remove(which % self.entries.len());
+        match entry.reservation.free() {
+            Ok(()) => assert!(!entry.lost, "a lost reservation was freed"),
+            Err((reservation, error)) if entry.lost => {
+                assert_eq!(error.kind(), ErrorKind::Lost);
+                self.leave_behind(reservation, &entry.pages);
+            }
+            Err((reservation, error)) => {
+                assert!(self.injecting, "{error}");
+                // It came back whole.
+                self.entries.push(Entry { reservation, ..entry });
+            }
+        }
+    }
+
+    /// Drops a reservation that stays mapped, and stays in the books.
+    fn leave_behind(&mut self, reservation: Reservation<Kernel>, pages: &[Page]) {
+        for page in pages {
+            self.left_behind[page.state as usize] += self.page_size() as u64;
+        }
+        let before = self.kernel.mappings();
+        drop(reservation);
+        assert_eq!(self.kernel.mappings(), before, "a lost reservation was unmapped");
+    }
+
+    fn part(&self, part: Part) -> (usize, usize, usize) {
+        let which = part.which % self.entries.len();
+        let npages = self.entries[which].pages.len();
+        let at = part.at % npages;
+        (which, at, at + 1 + part.npages % (npages - at))
+    }
+
+    fn map(&mut self, part: Part, protection: Protection) {
+        self.run(
+            part,
+            protection == Protection::ReadExecute,
+            &|page| match page.state {
+                State::Reserved => Ok(Page { state: State::Prepared, protection, ..RESERVED }),
+                found => Err(ErrorKind::WrongState { found }),
+            },
+            &|reservation, at, len| reservation.map(at, len, protection),
+        );
+    }
+
+    fn used(&mut self, part: Part) {
+        self.run(
+            part,
+            false,
+            &|page| match page.state {
+                State::Reserved => Err(ErrorKind::WrongState { found: State::Reserved }),
+                _ => Ok(Page { state: State::Ready, ..page }),
+            },
+            &|reservation, at, len| reservation.used(at, len),
+        );
+    }
+
+    fn unused(&mut self, part: Part, how: GiveBack) {
+        self.run(part, false, &|page| given_back(page, how), &|reservation, at, len| {
+            reservation.unused(at, len, how)
+        });
+    }
+
+    fn fault(&mut self, part: Part) {
+        self.run(part, false, &|_| Ok(RESERVED), &|reservation, at, len| {
+            reservation.fault(at, len)
+        });
+    }
+
+    fn protect(&mut self, part: Part, protection: Protection) {
+        self.run(
+            part,
+            protection == Protection::ReadExecute,
+            &|page| match page.state {
+                State::Ready => Ok(Page { protection, ..page }),
+                found => Err(ErrorKind::WrongState { found }),
+            },
+            &|reservation, at, len| reservation.protect(at, len, protection),
+        );
+    }
+
+    /// Runs an operation that makes `step` of each page of a part.
+    fn run(
+        &mut self,
+        part: Part,
+        executes: bool,
+        step: Step,
+        operate: &dyn Fn(&mut Reservation<Kernel>, usize, usize) -> Result<(), Error>,
+    ) {
+        let (which, at, end) = self.part(part);
+        let page_size = self.page_size();
+        let entry = &mut self.entries[which];
+        let expected = match entry.lost {
+            true => Err(ErrorKind::Lost),
+            false if executes && !entry.executable => Err(ErrorKind::NotExecutable),
+            false => entry.pages[at..end].iter().map(|&page| step(page)).collect(),
+        };
+        let len = (end - at) * page_size;
+        let result = operate(&mut entry.reservation, at * page_size, len);
+        self.settle(which, vec![(at, end)], expected, result);
+    }
+
+    fn batch(&mut self, parts: &[Part], how: GiveBack) {
+        let Some(&first) = parts.first() else { return };
+        let (which, ..) = self.part(first);
+        let page_size = self.page_size();
+        let spans: Vec<(usize, usize)> = parts
+            .iter()
+            .map(|part| self.part(Part { which, ..*part }))
+            .map(|(_, at, end)| (at, end))
+            .collect();
+        let entry = &self.entries[which];
+        let start = entry.reservation.as_mut_ptr();
+        let ranges: Vec<PageRange> = spans
+            .iter()
+            .map(|&(at, end)| {
+                PageRange::new(start.wrapping_add(at * page_size), (end - at) * page_size)
+            })
+            .collect();
+        let common = entry.pages[spans[0].0].protection;
+        let pages = spans.iter().flat_map(|&(at, end)| &entry.pages[at..end]);
+        let expected = match entry.lost {
+            true => Err(ErrorKind::Lost),
+            false => pages
+                .map(|&page| match given_back(page, how) {
+                    Ok(page) if page.protection != common => {
+                        Err(ErrorKind::WrongProtection { found: page.protection })
+                    }
+                    result => result,
+                })
+                .collect(),
+        };
+        // SAFETY: nobody else works on the reservation.
+        let result = unsafe { entry.reservation.unused_batch_shared(&ranges, how) };
+        self.settle(which, spans, expected, result.map_err(|stopped| stopped.error));
+    }
+
+    /// Holds a result against what was expected, and moves the model on.
+    fn settle(
+        &mut self,
+        which: usize,
+        spans: Vec<(usize, usize)>,
+        expected: Result<Vec<Page>, ErrorKind>,
+        result: Result<(), Error>,
+    ) {
+        let entry = &mut self.entries[which];
+        let touched = spans.iter().flat_map(|&(at, end)| at..end);
+        match (expected, result) {
+            (Ok(pages), Ok(())) => {
+                for (index, page) in touched.zip(pages) {
+                    entry.pages[index] = page;
+                }
+            }
+            (Err(expected), Err(error)) => assert_eq!(error.kind(), expected, "{error}"),
+            (Err(expected), Ok(())) => panic!("{expected:?} was not refused"),
+            (Ok(pages), Err(error)) => {
+                assert!(self.injecting, "{error}");
+                entry.lost |= error.kind() == ErrorKind::Lost;
+                // Some pages may be done, others not; each is what the reservation says, and that
+                // is one of the two. Forfeit contents may be gone from either.
+                let page_size = self.os.page_size();
+                let after: BTreeMap<usize, Page> = touched.zip(pages).collect();
+                for (index, new) in after {
+                    let old = &mut entry.pages[index];
+                    let (state, protection, _) =
+                        entry.reservation.state(index * page_size).expect("inside");
+                    let forfeit = new.state != State::Ready;
+                    if (state, protection) == (new.state, new.protection) {
+                        *old = Page { unstable: new.unstable || forfeit, ..new };
+                    } else {
+                        assert_eq!((state, protection), (old.state, old.protection), "{error}");
+                        old.unstable |= forfeit;
+                    }
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, part: Part, word: usize) {
+        let (which, at, _) = self.part(part);
+        let page_size = self.page_size();
+        let entry = &mut self.entries[which];
+        let page = &mut entry.pages[at];
+        if entry.lost || page.state != State::Ready || page.protection != Protection::ReadWrite {
+            return;
+        }
+        self.stamp += 1;
+        let base = entry.reservation.as_mut_ptr().wrapping_add(at * page_size);
+        // SAFETY: Ready with a protection that lets us write, and nobody else uses it.
+        unsafe { place(base, word, page_size).write_volatile(self.stamp) };
+        let mut now = read(base, page_size);
+        if page.unstable {
+            let mut zeros = [0; 3];
+            zeros[word % 3] = self.stamp;
+            page.words[word % 3] = self.stamp;
+            assert!(now == page.words || now == zeros, "{now:x?} is neither old nor zero");
+        } else {
+            page.words[word % 3] = self.stamp;
+            now = page.words;
+        }
+        page.words = now;
+        page.unstable = false;
+    }
+
+    fn hint(&mut self, part: Part, which_hint: usize) {
+        let (which, at, end) = self.part(part);
+        let page_size = self.page_size();
+        let entry = &self.entries[which];
+        let (offset, len) = (at * page_size, (end - at) * page_size);
+        let result = match which_hint % 4 {
+            0 => entry.reservation.huge_page(offset, len),
+            1 => entry.reservation.no_huge_page(offset, len),
+            2 => entry.reservation.collapse(offset, len),
+            _ => entry.reservation.name(c"model"),
+        };
+        if let Err(error) = result {
+            match error.kind() {
+                ErrorKind::Lost => assert!(entry.lost),
+                ErrorKind::NotSupported => {}
+                _ => assert!(self.injecting, "{error}"),
+            }
+        }
+    }
+
+    /// Holds everything that can be seen against the model.
+    fn check(&mut self) {
+        self.check_states();
+        self.check_contents();
+        self.check_figures();
+        let lens = self.entries.iter().map(|entry| entry.reservation.len());
+        let expected = lens.sum::<usize>() + self.left_behind.iter().sum::<u64>() as usize;
+        let mapped = self.kernel.totals().mapped - self.os.registry().metadata_bytes();
+        match self.munmap_refused.load(Relaxed) {
+            // What the kernel does not take back stays.
+            true => assert!(mapped >= expected, "memory went away"),
+            false => assert_eq!(mapped, expected, "memory leaked, or went away"),
+        }
+        assert_eq!(self.kernel.open_files(), 0);
+    }
+
+    fn check_states(&self) {
+        let page_size = self.page_size();
+        let mappings = self.kernel.mappings();
+        for entry in self.entries.iter().filter(|entry| !entry.lost) {
+            let start = entry.reservation.as_mut_ptr().addr();
+            let mut run = (State::Reserved, Protection::NoAccess, 0);
+            let mut mapping = mappings.partition_point(|mapping| mapping.end <= start);
+            for (index, page) in entry.pages.iter().enumerate() {
+                if run.2 <= index * page_size {
+                    run = entry.reservation.state(index * page_size).expect("inside");
+                }
+                assert_eq!((run.0, run.1), (page.state, page.protection), "page {index}");
+                let address = start + index * page_size;
+                mapping += usize::from(mappings[mapping].end <= address);
+                let real = &mappings[mapping];
+                assert!(real.start <= address && !real.attributes.foreign, "{address:#x} is gone");
+                if page.state != State::Prepared {
+                    assert_eq!(real.attributes.protection, page.protection, "page {index}");
+                }
+                // A failure may hide from the backend that the system does not overcommit.
+                if self.strict && !self.injecting && page.state == State::Reserved {
+                    assert!(!real.attributes.charged, "page {index} stays charged");
+                }
+                let found = self.os.registry().find(address).expect("it is registered");
+                assert_eq!(found.state_at(address, &self.os), Some((page.state, page.protection)));
+            }
+        }
+    }
+
+    fn check_contents(&self) {
+        let page_size = self.page_size();
+        for entry in self.entries.iter().filter(|entry| !entry.lost) {
+            let base = entry.reservation.as_mut_ptr();
+            for (index, page) in entry.pages.iter().enumerate() {
+                if page.state == State::Ready && page.protection != Protection::NoAccess {
+                    let now = read(base.wrapping_add(index * page_size), page_size);
+                    let right = now == page.words || page.unstable && now == [0; 3];
+                    assert!(right, "page {index} holds {now:x?}, should be {page:x?}");
+                }
+            }
+        }
+    }
+
+    fn check_figures(&mut self) {
+        let mut bytes = self.left_behind;
+        for entry in &self.entries {
+            for page in &entry.pages {
+                bytes[page.state as usize] += self.os.page_size() as u64;
+            }
+        }
+        let found = self.account.figures();
+        let model = &mut self.figures;
+        [model.reserved, model.prepared, model.ready] = bytes;
+        model.peak_reserved = model.peak_reserved.max(model.reserved);
+        model.peak_prepared = model.peak_prepared.max(model.prepared);
+        model.peak_ready = model.peak_ready.max(model.ready);
+        assert_eq!(found, *model);
+    }
+
+    /// Frees everything; nothing may be left but the registry's own pages.
+    pub fn finish(mut self) {
+        self.faulty.fail_nothing();
+        for _ in 0..self.entries.len() {
+            self.free(0);
+        }
+        assert!(self.entries.is_empty(), "a reservation could not be freed");
+        self.check();
+        self.kernel.verify();
+    }
+}
+
+fn given_back(page: Page, how: GiveBack) -> Result<Page, ErrorKind> {
+    let unstable = how == GiveBack::Lazy;
+    match page.state {
+        State::Reserved => Err(ErrorKind::WrongState { found: State::Reserved }),
+        _ if unstable => Ok(Page { state: State::Prepared, unstable, ..page }),
+        _ => Ok(Page { state: State::Prepared, words: [0; 3], unstable, ..page }),
+    }
+}
+
+fn place(page: *mut u8, word: usize, page_size: usize) -> *mut u64 {
+    page.wrapping_add([0, page_size / 2, page_size - 8][word % 3]).cast()
+}
+
+fn read(page: *mut u8, page_size: usize) -> [u64; 3] {
+    // SAFETY: the model reads only what is Ready and readable.
+    [0, 1, 2].map(|word| unsafe { place(page, word, page_size).read_volatile() })
+}
