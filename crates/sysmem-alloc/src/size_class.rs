@@ -74,6 +74,7 @@ static SMALL: [u8; 129] = {
     small
 };
 
+#[inline(always)]
 const fn compute(size: usize) -> usize {
     if size <= 8 {
         0
