@@ -1,0 +1,95 @@
+//! What Linux tells about a process and itself, in /proc and /sys where they are mounted.
+
+use core::ffi::{CStr, c_int};
+
+use super::Fact;
+
+pub(super) const LIMITS: &[(&str, c_int)] = &[
+    ("RLIMIT_AS", libc::RLIMIT_AS as c_int),
+    ("RLIMIT_DATA", libc::RLIMIT_DATA as c_int),
+    ("RLIMIT_STACK", libc::RLIMIT_STACK as c_int),
+    ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK as c_int),
+];
+
+pub(super) fn errno() -> c_int {
+    // SAFETY: the C library's errno of this thread is always readable.
+    unsafe { *libc::__errno_location() }
+}
+
+pub(super) fn fault_address(info: &libc::siginfo_t) -> usize {
+    // SAFETY: SIGSEGV, SIGBUS and SIGILL fill the field in (sigaction(2)).
+    unsafe { info.si_addr() }.addr()
+}
+
+pub(super) fn power_off() {
+    // SAFETY: returns if the caller may not (reboot(2)); in a PID namespace it ends its init.
+    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+}
+
+/// The beginning of a file.
+fn read<'b>(path: &CStr, buffer: &'b mut [u8]) -> Option<&'b str> {
+    // SAFETY: the path ends in zero.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return None;
+    }
+    let mut len = 0;
+    while len < buffer.len() {
+        let rest = &mut buffer[len..];
+        // SAFETY: `rest` is as long as said.
+        let read = unsafe { libc::read(file, rest.as_mut_ptr().cast(), rest.len()) };
+        match usize::try_from(read) {
+            Ok(read) if read > 0 => len += read,
+            _ => break,
+        }
+    }
+    // SAFETY: the descriptor is ours.
+    unsafe { libc::close(file) };
+    core::str::from_utf8(&buffer[..len]).ok()
+}
+
+/// The value of a line `Key:   123 kB`, in bytes.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// A figure of /proc/self/statm in bytes (proc_pid_statm(5)).
+fn statm(field: usize) -> Option<u64> {
+    let mut buffer = [0; 256];
+    let text = read(c"/proc/self/statm", &mut buffer)?;
+    let pages = text.split_ascii_whitespace().nth(field)?.parse::<u64>().ok()?;
+    Some(pages * sysmem::page_size() as u64)
+}
+
+pub(super) fn resident() -> Option<u64> {
+    // Counted in the page tables. What statm says is inexact since 2.6.34, more so since 6.2
+    // (proc_pid_statm(5)), but there where smaps_rollup (4.14) is not.
+    let mut buffer = [0; 512];
+    let exact = read(c"/proc/self/smaps_rollup", &mut buffer);
+    exact.and_then(|text| kilobytes(text, "Rss")).or_else(|| statm(1))
+}
+
+pub(super) fn size() -> Option<u64> {
+    statm(0)
+}
+
+pub(super) fn facts(fact: Fact<'_>) {
+    let mut buffer = [0; 2048];
+    if let Some(text) = read(c"/proc/meminfo", &mut buffer) {
+        for key in ["MemTotal", "MemAvailable", "SwapTotal", "CommitLimit", "Committed_AS"] {
+            if let Some(bytes) = kilobytes(text, key) {
+                fact(key, format_args!("{bytes}"));
+            }
+        }
+    }
+    for (name, path) in [
+        ("vm.overcommit_memory", c"/proc/sys/vm/overcommit_memory"),
+        ("vm.max_map_count", c"/proc/sys/vm/max_map_count"),
+        ("transparent huge pages", c"/sys/kernel/mm/transparent_hugepage/enabled"),
+    ] {
+        if let Some(text) = read(path, &mut buffer) {
+            fact(name, format_args!("{}", text.trim()));
+        }
+    }
+}
