@@ -131,6 +131,21 @@ impl ReserveOptions {
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// What it is to be aligned to, in bytes.
+    pub const fn alignment(&self) -> usize {
+        self.align
+    }
+
+    /// Where it is to lie.
+    pub const fn place(&self) -> Placement {
+        self.placement
+    }
+
+    /// Whether pages may become executable later.
+    pub const fn may_become_executable(&self) -> bool {
+        self.executable
+    }
 }
 
 /// How memory is given back by `unused`.
