@@ -281,6 +281,12 @@ impl<O: Os + Clone> PageHeap<O> {
         self.lock().statistics(self.page_shift())
     }
 
+    /// What is known of the heap at this moment, without waiting for it: `None` while somebody is at
+    /// work on it, who may be the caller in whose middle a signal handler runs.
+    pub fn try_statistics(&self) -> Option<Statistics> {
+        Some(self.pages.try_lock(&self.os)?.statistics(self.page_shift()))
+    }
+
     /// Holds the heap still across a fork: no thread is in the middle of anything until
     /// [`unlock_after_fork`](PageHeap::unlock_after_fork). Waits for memory that is being given
     /// back. The caller holds the system's [`registry`](Os::registry) still after this and lets go

@@ -1,0 +1,570 @@
+//! The page heap on a simulated kernel, held against a plain model: a list of pages for each
+//! reservation.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use proptest::prelude::*;
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Backing, Call, Faulty, LazilyFreed, Settings, Simulated};
+use sysmem::{Errno, ErrorKind, GiveBack, Operation, Os, State};
+use sysmem_pages::{Accounts, HugePages, Options, PageHeap, ReleaseOnFree, Run, Statistics};
+
+type Kernel = Faulty<Simulated>;
+type System = Linux<Kernel>;
+
+const MIB: usize = 1 << 20;
+const ENOMEM: Errno = Errno(12);
+const LONGEST_FOR_ALL: usize = 32 * MIB;
+
+/// What the model knows of a page.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Page {
+    Unmapped,
+    InUse,
+    Free { backed: bool, dirty: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    start: NonNull<u8>,
+    npages: usize,
+    stamp: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Allocate {
+        npages: usize,
+        align_pages: usize,
+    },
+    Free {
+        which: usize,
+    },
+    Extend {
+        which: usize,
+        more: usize,
+    },
+    Shrink {
+        which: usize,
+        less: usize,
+    },
+    Release {
+        npages: usize,
+    },
+    ReleaseAll,
+    /// The given call from here fails.
+    FailSoon {
+        calls: usize,
+    },
+    /// So many bytes beyond what is mapped may be, and be writable.
+    Limit {
+        address_space: usize,
+        data: usize,
+    },
+    Pressure,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    settings: Settings,
+    options: Options,
+    /// Calls fail or limits refuse: what happened is then read from the states.
+    refusals: bool,
+}
+
+struct Model {
+    heap: PageHeap<System>,
+    os: System,
+    kernel: Kernel,
+    accounts: &'static Accounts,
+    setting: Setting,
+    page_size: usize,
+    regions: BTreeMap<usize, Vec<Page>>,
+    held: Vec<Held>,
+    stamps: u64,
+    before: Statistics,
+    peak: u64,
+    /// Bytes that the kernel was to unmap and did not. Below the heap an aligned reservation cuts
+    /// off what is too much, and where it must not, that stays mapped.
+    not_unmapped: Arc<AtomicUsize>,
+}
+
+impl Model {
+    fn new(setting: Setting) -> Model {
+        let kernel = Faulty::new(Simulated::new(setting.settings.clone()));
+        let os = Linux::new(kernel.clone());
+        let accounts: &'static Accounts = Box::leak(Box::new(Accounts::new("model", "records")));
+        let heap = PageHeap::new(os.clone(), accounts, setting.options);
+        let page_size = heap.page_size();
+        assert_eq!(page_size, setting.settings.page_size.max(8192));
+        let (before, regions) = (heap.statistics(), BTreeMap::new());
+        Model {
+            heap,
+            os,
+            kernel,
+            accounts,
+            setting,
+            page_size,
+            regions,
+            held: Vec::new(),
+            stamps: 0,
+            before,
+            peak: 0,
+            not_unmapped: Arc::default(),
+        }
+    }
+
+    fn is_dedicated(&self, pages: &[Page]) -> bool {
+        pages.len() * self.page_size > LONGEST_FOR_ALL
+    }
+
+    /// The reservations as the registry has them.
+    fn registered(&self) -> BTreeMap<usize, usize> {
+        let ours = |found: &sysmem::Registered| std::ptr::eq(found.account(), &self.accounts.heap);
+        let registry = self.os.registry();
+        registry.reservations().filter(ours).map(|found| (found.address(), found.len())).collect()
+    }
+
+    fn state(&self, address: usize) -> State {
+        self.os.registry().find(address).unwrap().state_at(address, &self.os).unwrap().0
+    }
+
+    /// Takes over from the registry what the heap was free to decide: reservations made and
+    /// returned, pages mapped, pages given back.
+    fn take_over(&mut self) {
+        let now = self.heap.statistics();
+        let registered = self.registered();
+        let returned = now.returned_reservations != self.before.returned_reservations;
+        if returned && self.setting.refusals {
+            // An allocation that is refused address space returns all that is free and may get
+            // the same place again.
+            self.regions.retain(|_, pages| pages.contains(&Page::InUse));
+        } else if returned {
+            let page_size = self.page_size;
+            self.regions.retain(|start, pages| {
+                let stays = registered.contains_key(start);
+                assert!(stays || !pages.contains(&Page::InUse));
+                assert!(stays || pages.len() * page_size > LONGEST_FOR_ALL);
+                stays
+            });
+        }
+        for (start, pages) in &self.regions {
+            assert_eq!(registered.get(start), Some(&(pages.len() * self.page_size)));
+        }
+        let grown = now.grows != self.before.grows || returned;
+        let released = now.releases + now.failed_releases
+            != self.before.releases + self.before.failed_releases;
+        let lazy = self.setting.options == self.setting.options.give_back(GiveBack::Lazy);
+        let mut regions = std::mem::take(&mut self.regions);
+        for (&start, &len) in &registered {
+            let pages =
+                regions.entry(start).or_insert_with(|| vec![Page::Unmapped; len / self.page_size]);
+            for (index, page) in pages.iter_mut().enumerate() {
+                let address = start + index * self.page_size;
+                match *page {
+                    Page::Unmapped if grown => match self.state(address) {
+                        State::Reserved => break,
+                        State::Prepared => *page = Page::Free { backed: false, dirty: false },
+                        // A page that was Ready for a run, or in a reservation that was to be
+                        // returned and could not be.
+                        State::Ready => {
+                            *page = Page::Free { backed: true, dirty: self.setting.refusals }
+                        }
+                    },
+                    Page::Free { backed: true, dirty } if released => {
+                        if self.state(address) == State::Prepared {
+                            *page = Page::Free { backed: false, dirty: dirty && lazy };
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.regions = regions;
+    }
+
+    fn page(&mut self, address: usize) -> &mut Page {
+        let (start, pages) = self.regions.range_mut(..=address).next_back().unwrap();
+        &mut pages[(address - start) / self.page_size]
+    }
+
+    /// The lowest place for a run among the pages that are mapped and free.
+    fn first_fit(&self, npages: usize, align: usize) -> Option<usize> {
+        for dedicated in [false, true] {
+            for (start, pages) in &self.regions {
+                if self.is_dedicated(pages) != dedicated {
+                    continue;
+                }
+                let mut run = 0;
+                for (index, page) in pages.iter().enumerate() {
+                    run = if matches!(page, Page::Free { .. }) { run + 1 } else { 0 };
+                    // The first place in the run so far, of which only the last can be new.
+                    let begin = start + (index + 1 - run) * self.page_size;
+                    let place = begin.next_multiple_of(align);
+                    if place + npages * self.page_size <= begin + run * self.page_size {
+                        return Some(place);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Pages of a run go into use; whether all were clean.
+    fn use_pages(&mut self, start: usize, npages: usize) -> bool {
+        let mut clean = true;
+        for index in 0..npages {
+            let page = self.page(start + index * self.page_size);
+            match *page {
+                Page::Free { dirty, .. } => clean &= !dirty,
+                other => panic!("page {index} of a run at {start:#x} was {other:?}"),
+            }
+            *page = Page::InUse;
+        }
+        clean
+    }
+
+    fn free_pages(&mut self, start: usize, npages: usize) {
+        for index in 0..npages {
+            let page = self.page(start + index * self.page_size);
+            assert_eq!(*page, Page::InUse);
+            *page = Page::Free { backed: true, dirty: true };
+        }
+    }
+
+    fn words(&self, start: NonNull<u8>, npages: usize) -> &mut [u64] {
+        let len = npages * self.page_size / 8;
+        // SAFETY: the pages belong to a run that the model holds, and one slice is used at a time.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), len) }
+    }
+
+    fn assert_zero(&self, start: NonNull<u8>, npages: usize) {
+        // What was ever written is at the stamps; short runs are looked at whole.
+        let words = self.words(start, npages);
+        let step = if npages <= 32 { 1 } else { 127 };
+        assert!(words.iter().step_by(step).all(|&word| word == 0), "{npages} pages called zero");
+        let per_page = self.page_size / 8;
+        assert!(words.iter().skip(per_page - 1).step_by(per_page).all(|&word| word == 0));
+        assert!(words.iter().step_by(per_page).all(|&word| word == 0));
+    }
+
+    fn stamp(&self, held: Held) {
+        let per_page = self.page_size / 8;
+        let words = self.words(held.start, held.npages);
+        for (index, page) in words.chunks_exact_mut(per_page).enumerate() {
+            page[0] = held.stamp << 20 | index as u64;
+            page[per_page / 2] = !held.stamp;
+            page[per_page - 1] = held.stamp << 40 | index as u64;
+        }
+    }
+
+    fn check_stamps(&self, held: Held) {
+        let per_page = self.page_size / 8;
+        for (index, page) in self.words(held.start, held.npages).chunks_exact(per_page).enumerate()
+        {
+            assert_eq!(page[0], held.stamp << 20 | index as u64);
+            assert_eq!(page[per_page / 2], !held.stamp);
+            assert_eq!(page[per_page - 1], held.stamp << 40 | index as u64);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Allocate { npages, align_pages } => self.allocate(npages, align_pages),
+            Step::Free { which } if !self.held.is_empty() => {
+                let held = self.held.swap_remove(which % self.held.len());
+                self.check_stamps(held);
+                // SAFETY: a run that the model holds, and holds no more.
+                unsafe { self.heap.free(held.start, held.npages) }.unwrap();
+                self.free_pages(held.start.addr().get(), held.npages);
+                self.take_over();
+            }
+            Step::Extend { which, more } if !self.held.is_empty() => {
+                let which = which % self.held.len();
+                self.extend(which, more);
+            }
+            Step::Shrink { which, less } if !self.held.is_empty() => {
+                let which = which % self.held.len();
+                let held = self.held[which];
+                let npages = held.npages - less.min(held.npages - 1);
+                // SAFETY: a run that the model holds, whose tail it does not use any more.
+                unsafe { self.heap.shrink(held.start, held.npages, npages) }.unwrap();
+                self.held[which].npages = npages;
+                let tail = held.start.addr().get() + npages * self.page_size;
+                self.free_pages(tail, held.npages - npages);
+                self.take_over();
+                self.check_stamps(self.held[which]);
+            }
+            Step::Release { npages } => {
+                let released = self.heap.release(npages * self.page_size);
+                let wanted = (npages * self.page_size).min(self.before.free_backed as usize);
+                assert!(released >= wanted || self.setting.refusals);
+                self.released(released);
+            }
+            Step::ReleaseAll => {
+                let released = self.heap.release_all();
+                let all = self.before.free_backed as usize;
+                assert!(released == all || self.setting.refusals);
+                self.released(released);
+            }
+            Step::FailSoon { calls } if self.setting.refusals => {
+                let not_unmapped = self.not_unmapped.clone();
+                self.kernel.fail_when(move |index, call| {
+                    if index != calls {
+                        return None;
+                    }
+                    if let Call::Munmap { len, .. } = call {
+                        not_unmapped.fetch_add(*len, Relaxed);
+                    }
+                    Some(ENOMEM)
+                });
+            }
+            Step::Limit { address_space, data } if self.setting.refusals => {
+                let totals = self.kernel.kernel().totals();
+                self.kernel.kernel().set(|settings| {
+                    settings.address_space_limit = (totals.mapped + address_space) as u64;
+                    settings.data_limit = (totals.writable + data) as u64;
+                });
+            }
+            Step::Pressure => self.kernel.kernel().pressure(),
+            _ => {}
+        }
+        self.check();
+    }
+
+    fn released(&mut self, released: usize) {
+        let now = self.heap.statistics();
+        assert_eq!(now.released - self.before.released, released as u64);
+        assert_eq!(self.before.free_backed - now.free_backed, released as u64);
+        self.take_over();
+    }
+
+    fn allocate(&mut self, npages: usize, align_pages: usize) {
+        let align = align_pages * self.page_size;
+        let expected = self.first_fit(npages, align);
+        let run = self.heap.allocate(npages, align);
+        self.take_over();
+        let Run { start, npages: got, zeroed } = match run {
+            Ok(run) => run,
+            Err(error) => {
+                assert!(self.setting.refusals, "nothing refuses, but: {error}");
+                // Where a reservation's pages begin to differ, their states need a page of memory.
+                let free_pages_suffice = error.operation() != Operation::Alloc;
+                assert!(expected.is_none() || !free_pages_suffice, "a run would fit: {error}");
+                assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+                return;
+            }
+        };
+        let address = start.addr().get();
+        assert_eq!(got, npages);
+        assert_eq!(address % align, 0);
+        if let Some(expected) = expected {
+            assert_eq!(address, expected, "not the first fit");
+        }
+        let clean = self.use_pages(address, npages);
+        assert!(zeroed == clean || self.setting.refusals, "zeroed {zeroed}, in the model {clean}");
+        if zeroed {
+            self.assert_zero(start, npages);
+        }
+        self.stamps += 1;
+        let held = Held { start, npages, stamp: self.stamps };
+        self.stamp(held);
+        self.held.push(held);
+    }
+
+    fn extend(&mut self, which: usize, more: usize) {
+        let held = self.held[which];
+        let npages = held.npages + more;
+        let end = held.start.addr().get() + held.npages * self.page_size;
+        let (start, pages) = self.regions.range(..end).next_back().unwrap();
+        let from = (end - start) / self.page_size;
+        let after = pages.get(from..from + more);
+        let possible = more > 0 && after.is_some_and(|after| !after.contains(&Page::InUse));
+        // SAFETY: a run that the model holds.
+        let zeroed = unsafe { self.heap.extend(held.start, held.npages, npages) };
+        let before = self.before;
+        if zeroed.is_some() {
+            // The heap counts no growth here, but may have mapped more.
+            self.before.grows = u64::MAX;
+        }
+        self.take_over();
+        self.before = before;
+        if zeroed.is_some() {
+            assert!(possible, "extended over pages that are not free");
+        } else {
+            assert!(!possible || self.setting.refusals, "nothing was in the way");
+            return;
+        }
+        let zeroed = zeroed.unwrap();
+        let clean = self.use_pages(end, more);
+        assert!(zeroed == clean || self.setting.refusals, "zeroed {zeroed}, in the model {clean}");
+        self.held[which].npages = npages;
+        if zeroed {
+            // SAFETY: not null, being inside a run.
+            let added = unsafe { held.start.add(held.npages * self.page_size) };
+            self.assert_zero(added, more);
+        }
+        self.check_stamps(held);
+        // A new stamp, because the kernel may lose a write that changes nothing.
+        self.stamps += 1;
+        self.held[which].stamp = self.stamps;
+        self.stamp(self.held[which]);
+    }
+
+    /// Holds the heap's figures and the accounts against the model, and the heap against itself.
+    fn check(&mut self) {
+        self.heap.verify().unwrap_or_else(|error| panic!("{error}"));
+        let now = self.heap.statistics();
+        let mut model = Statistics { in_use: 0, ..now };
+        (model.free_backed, model.given_back, model.unmapped, model.reserved) = (0, 0, 0, 0);
+        let page_size = self.page_size as u64;
+        for page in self.regions.values().flatten() {
+            model.reserved += page_size;
+            match page {
+                Page::Unmapped => model.unmapped += page_size,
+                Page::InUse => model.in_use += page_size,
+                Page::Free { backed: true, .. } => model.free_backed += page_size,
+                Page::Free { backed: false, .. } => model.given_back += page_size,
+            }
+        }
+        self.peak = self.peak.max(model.in_use);
+        model.peak_in_use = self.peak;
+        assert_eq!(now, model);
+        let figures = self.accounts.heap.figures();
+        assert_eq!(figures.ready, model.in_use + model.free_backed);
+        assert_eq!(figures.prepared, model.given_back);
+        assert_eq!(figures.reserved, model.unmapped);
+        assert_eq!(self.accounts.metadata.figures().ready, now.metadata);
+        self.before = now;
+    }
+
+    /// Frees everything, ends the heap, and sees that nothing stays behind.
+    fn finish(mut self) {
+        self.kernel.fail_nothing();
+        self.kernel.kernel().set(|settings| {
+            settings.address_space_limit = u64::MAX;
+            settings.data_limit = u64::MAX;
+        });
+        for index in 0..self.held.len() {
+            self.check_stamps(self.held[index]);
+        }
+        while !self.held.is_empty() {
+            self.step(&Step::Free { which: 0 });
+        }
+        // The heap still works, whatever was refused before.
+        self.setting.refusals = false;
+        self.step(&Step::Allocate { npages: 3, align_pages: 1 });
+        drop(self.heap);
+        let left = self.kernel.kernel().totals().mapped - self.os.registry().metadata_bytes();
+        assert!(left <= self.not_unmapped.load(Relaxed), "{left} bytes stay mapped");
+        for account in [&self.accounts.heap, &self.accounts.metadata] {
+            let figures = account.figures();
+            assert_eq!((figures.reserved, figures.prepared, figures.ready), (0, 0, 0));
+        }
+        self.kernel.kernel().verify();
+    }
+}
+
+fn steps(longest: usize) -> impl Strategy<Value = Vec<Step>> {
+    let npages = prop_oneof![
+        12 => 1usize..=16,
+        4 => 1usize..=300,
+        2 => 1..=longest,
+    ];
+    let align = prop_oneof![6 => Just(0u32), 3 => 0u32..=4, 1 => 0u32..=10];
+    let step = prop_oneof![
+        10 => (npages, align).prop_map(|(npages, align)| Step::Allocate {
+            npages,
+            align_pages: 1 << align,
+        }),
+        7 => any::<usize>().prop_map(|which| Step::Free { which }),
+        3 => (any::<usize>(), 0usize..=40).prop_map(|(which, more)| Step::Extend { which, more }),
+        2 => (any::<usize>(), 0usize..=400).prop_map(|(which, less)| Step::Shrink { which, less }),
+        2 => (1usize..=600).prop_map(|npages| Step::Release { npages }),
+        1 => Just(Step::ReleaseAll),
+        2 => (0usize..=6).prop_map(|calls| Step::FailSoon { calls }),
+        1 => (0..=8 * MIB, 0..=4 * MIB)
+            .prop_map(|(address_space, data)| Step::Limit { address_space, data }),
+        1 => Just(Step::Pressure),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+fn setting(space: usize, backing: Backing, refusals: bool) -> impl Strategy<Value = Setting> {
+    let page_size = prop_oneof![5 => Just(4usize << 10), 1 => Just(16 << 10), 1 => Just(64 << 10)];
+    let give_back = prop_oneof![Just(GiveBack::Eager), Just(GiveBack::Lazy)];
+    let huge_pages = prop_oneof![Just(HugePages::System), Just(HugePages::Advise)];
+    let release_on_free = prop_oneof![
+        Just(ReleaseOnFree::Never),
+        (0..4 * MIB, 1usize..8)
+            .prop_map(|(bytes, divisor)| ReleaseOnFree::Above { bytes, divisor }),
+    ];
+    let options = (give_back, huge_pages, release_on_free);
+    (any::<u64>(), page_size, options, any::<bool>()).prop_map(
+        move |(seed, page_size, (give_back, huge_pages, release_on_free), batches)| Setting {
+            settings: Settings {
+                seed,
+                backing,
+                page_size,
+                version: if batches { (6, 18) } else { (5, 10) },
+                short_counts: seed % 3 == 0,
+                huge_page_size: (seed % 5 != 0).then_some(2 * MIB),
+                lazily_freed: LazilyFreed::Adversarial,
+                ..Settings::heap(space)
+            },
+            options: Options::new()
+                .give_back(give_back)
+                .huge_pages(huge_pages)
+                .release_on_free(release_on_free),
+            refusals,
+        },
+    )
+}
+
+fn run(setting: Setting, steps: &[Step]) {
+    let mut model = Model::new(setting);
+    for step in steps {
+        model.step(step);
+    }
+    model.finish();
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    // A failure prints its steps; nothing is written beside the sources.
+    ProptestConfig { failure_persistence: None, cases, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn every_step_does_what_the_model_does(
+        setting in setting(2048 * MIB, Backing::Real, false),
+        steps in steps(5000),
+    ) {
+        run(setting, &steps);
+    }
+
+    #[test]
+    fn refusals_change_nothing_and_leak_nothing(
+        setting in setting(2048 * MIB, Backing::Real, true),
+        steps in steps(5000),
+    ) {
+        run(setting, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(12))]
+
+    #[test]
+    fn no_page_is_written_to_that_is_not_handed_out(
+        setting in setting(192 * MIB, Backing::Heap, false),
+        steps in steps(300),
+    ) {
+        run(setting, &steps);
+    }
+}
