@@ -41,6 +41,11 @@ pub struct Run {
     pub zeroed: bool,
 }
 
+// SAFETY: a run is an address and a length; it gives no access by itself.
+unsafe impl Send for Run {}
+// SAFETY: as above.
+unsafe impl Sync for Run {}
+
 /// Runs of pages, out of reservations that grow with what is in use.
 ///
 /// A run is the first place in address order that is long enough, so that what is in use gathers

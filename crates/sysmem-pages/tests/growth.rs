@@ -1,0 +1,257 @@
+//! How the page heap grows, what it costs, and what it does when the system refuses.
+
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Backing, Call, Faulty, Settings, Simulated, Traced};
+use sysmem::{Errno, ErrorKind, Limit, Os};
+use sysmem_pages::{Accounts, HugePages, Options, PAGE, PageHeap, ReleaseOnFree, Run};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+fn accounts() -> &'static Accounts {
+    Box::leak(Box::new(Accounts::new("growth", "records")))
+}
+
+fn heap_on<K>(kernel: &K, options: Options) -> PageHeap<Linux<K>>
+where
+    K: Clone,
+    Linux<K>: Os,
+{
+    PageHeap::new(Linux::new(kernel.clone()), accounts(), options)
+}
+
+fn real(space: usize) -> Settings {
+    Settings { backing: Backing::Real, ..Settings::heap(space) }
+}
+
+fn free<O: Os + Clone>(heap: &PageHeap<O>, run: Run) {
+    // SAFETY: each test frees a run once and does not use it afterwards.
+    unsafe { heap.free(run.start, run.npages) }.unwrap();
+}
+
+/// Allocates runs until one is refused; returns them and the refusal.
+fn fill<O: Os + Clone>(heap: &PageHeap<O>, npages: usize) -> (Vec<Run>, sysmem::Error) {
+    let mut runs = Vec::new();
+    loop {
+        match heap.allocate(npages, PAGE) {
+            Ok(run) => {
+                // SAFETY: the run is Ready and ours.
+                unsafe { run.start.write(1) };
+                runs.push(run);
+            }
+            Err(error) => return (runs, error),
+        }
+    }
+}
+
+#[test]
+fn reservations_double_from_4_to_32_mib() {
+    let heap = heap_on(&Simulated::new(real(GIB)), Options::new());
+    let mut lengths = Vec::new();
+    while lengths.len() < 6 {
+        let before = heap.statistics().reserved;
+        heap.allocate(16, PAGE).unwrap();
+        let more = heap.statistics().reserved - before;
+        lengths.extend((more > 0).then_some(more >> 20));
+    }
+    assert_eq!(lengths, [4, 8, 16, 32, 32, 32]);
+    heap.verify().unwrap();
+}
+
+#[test]
+fn a_run_of_more_than_32_mib_has_a_reservation_of_its_own_length() {
+    let heap = heap_on(&Simulated::new(real(GIB)), Options::new());
+    heap.allocate(1, PAGE).unwrap();
+    let before = heap.statistics().reserved;
+    heap.allocate(33 * MIB / PAGE, PAGE).unwrap();
+    assert_eq!(heap.statistics().reserved - before, 33 * MIB as u64);
+    heap.allocate(1, PAGE).unwrap();
+    assert_eq!(heap.statistics().reserved - before, 33 * MIB as u64);
+}
+
+#[test]
+fn alignments_up_to_a_gibibyte_are_kept() {
+    let kernel = Simulated::new(Settings { alignment: GIB, ..real(64 * GIB) });
+    let heap = heap_on(&kernel, Options::new());
+    let mut runs = Vec::new();
+    for align in (12..=30).map(|shift| 1 << shift) {
+        for npages in [1, 3, 300, 5000] {
+            let run = heap.allocate(npages, align).unwrap();
+            assert_eq!(run.start.addr().get() % align, 0);
+            runs.push(run);
+        }
+    }
+    heap.verify().unwrap();
+    runs.into_iter().for_each(|run| free(&heap, run));
+    heap.verify().unwrap();
+}
+
+#[test]
+fn under_a_limit_on_address_space_reservations_shrink_to_what_is_left() {
+    for limit in [3 * MIB, 40 * MIB, 90 * MIB] {
+        let settings = Settings { address_space_limit: limit as u64, ..real(GIB) };
+        let kernel = Simulated::new(settings);
+        let heap = heap_on(&kernel, Options::new());
+        let (runs, error) = fill(&heap, 4);
+        let ErrorKind::OutOfMemory { limit: Some(named), .. } = error.kind() else {
+            panic!("{error}")
+        };
+        assert_eq!(named, Limit::AddressSpace(limit as u64), "{error}");
+        let obtained = runs.len() * 4 * PAGE;
+        assert!(obtained + 512 * KIB > limit, "{obtained} of {limit} bytes were had");
+        heap.verify().unwrap();
+        // What is freed can be had again.
+        let count = runs.len();
+        runs.into_iter().for_each(|run| free(&heap, run));
+        let (runs, _) = fill(&heap, 4);
+        assert!(runs.len() >= count);
+        heap.verify().unwrap();
+    }
+}
+
+#[test]
+fn free_reservations_are_returned_when_address_space_runs_out() {
+    let settings = Settings { address_space_limit: 100 * MIB as u64, ..real(GIB) };
+    let heap = heap_on(&Simulated::new(settings), Options::new());
+    let (runs, _) = fill(&heap, 64);
+    let (first, rest) = runs.split_first().unwrap();
+    rest.iter().for_each(|&run| free(&heap, run));
+    let large = heap.allocate(60 * MIB / PAGE, PAGE).unwrap();
+    assert!(heap.statistics().returned_reservations > 0);
+    heap.verify().unwrap();
+    free(&heap, large);
+    free(&heap, *first);
+}
+
+#[test]
+fn under_a_limit_on_data_the_last_step_is_as_small_as_is_needed() {
+    let limit = 5 * MIB;
+    let kernel = Simulated::new(Settings { data_limit: limit as u64, ..real(GIB) });
+    let heap = heap_on(&kernel, Options::new());
+    let (runs, error) = fill(&heap, 4);
+    assert!(error.to_string().contains("RLIMIT_DATA is 5.0 MiB"), "{error}");
+    let obtained = runs.len() * 4 * PAGE;
+    assert!(obtained + 256 * KIB > limit, "{obtained} of {limit} bytes were had");
+    heap.verify().unwrap();
+    let last = runs[runs.len() / 2];
+    free(&heap, last);
+    assert_eq!(heap.allocate(4, PAGE).unwrap().start, last.start);
+}
+
+#[test]
+fn what_a_page_heap_cannot_hand_out_is_refused_with_a_reason() {
+    let heap = heap_on(&Simulated::new(real(GIB)), Options::new());
+    let kind = |npages, align| heap.allocate(npages, align).unwrap_err().kind();
+    assert_eq!(kind(0, PAGE), ErrorKind::Empty);
+    assert_eq!(kind(1, 3 * PAGE), ErrorKind::BadAlignment);
+    assert_eq!(kind(1, 0), ErrorKind::BadAlignment);
+    assert_eq!(kind(1, 1 << 63), ErrorKind::BadAlignment);
+    assert_eq!(kind(usize::MAX, PAGE), ErrorKind::TooLong);
+    assert_eq!(kind(1 << 60, PAGE), ErrorKind::TooLong);
+    assert!(matches!(kind(2 * GIB / PAGE, PAGE), ErrorKind::OutOfMemory { .. }));
+    heap.allocate(1, PAGE).unwrap();
+    heap.verify().unwrap();
+}
+
+/// What a program does that grows, extends, gives back and returns; each run ends in order.
+fn exercise<O: Os + Clone>(heap: &PageHeap<O>) -> Result<(), sysmem::Error> {
+    let mut runs = Vec::new();
+    let mut result = Ok(());
+    for npages in [1, 700, 16, 5000, 300, 2] {
+        match heap.allocate(npages, PAGE) {
+            Ok(run) => runs.push(run),
+            Err(error) => result = Err(error),
+        }
+        heap.verify().unwrap();
+    }
+    if let Some(last) = runs.last_mut() {
+        // SAFETY: a run of this heap.
+        if unsafe { heap.extend(last.start, last.npages, last.npages + 600) }.is_some() {
+            last.npages += 600;
+        }
+    }
+    for run in runs {
+        free(heap, run);
+        heap.release(MIB);
+        heap.verify().unwrap();
+    }
+    heap.release_all();
+    heap.verify().unwrap();
+    result
+}
+
+#[test]
+fn a_failure_of_any_call_is_reported_and_leaves_a_heap_that_works() {
+    let mut failures = 0;
+    for nth in 0.. {
+        let kernel = Faulty::new(Simulated::new(real(GIB)));
+        let heap = heap_on(&kernel, Options::new().huge_pages(HugePages::Advise));
+        kernel.fail_nth(nth, Errno(12));
+        let _ = exercise(&heap);
+        let reached = kernel.calls() > nth;
+        kernel.fail_nothing();
+        exercise(&heap).unwrap();
+        assert_eq!(heap.statistics().in_use, 0);
+        drop(heap);
+        if !reached {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures > 30, "only {failures} calls were made to fail");
+}
+
+#[test]
+fn when_everything_fails_nothing_is_had_and_nothing_stays() {
+    let kernel = Faulty::new(Simulated::new(real(GIB)));
+    let heap = heap_on(&kernel, Options::new());
+    kernel.fail_when(|_, _| Some(Errno(12)));
+    assert!(exercise(&heap).is_err());
+    assert_eq!(heap.statistics().allocations, 0);
+    kernel.fail_nothing();
+    exercise(&heap).unwrap();
+}
+
+#[test]
+fn runs_of_backed_pages_need_no_system_call() {
+    let kernel = Traced::new(Simulated::new(real(GIB)));
+    let heap = heap_on(&kernel, Options::new().release_on_free(ReleaseOnFree::Never));
+    let run = heap.allocate(512, PAGE).unwrap();
+    free(&heap, run);
+    kernel.clear();
+    for npages in [1, 16, 100, 512] {
+        let run = heap.allocate(npages, PAGE).unwrap();
+        free(&heap, run);
+    }
+    assert_eq!(kernel.records().len(), 0);
+}
+
+#[test]
+fn a_gibibyte_in_small_runs_takes_few_calls_and_few_records() {
+    let kernel = Traced::new(Simulated::new(real(4 * GIB)));
+    let heap = heap_on(&kernel, Options::new());
+    for _ in 0..GIB / (4 * PAGE) {
+        heap.allocate(4, PAGE).unwrap();
+    }
+    let mapped = kernel.count(|call| matches!(call, Call::Mprotect { .. }));
+    assert_eq!(mapped, 512, "one call for each 2 MiB");
+    let records = heap.statistics().metadata as usize
+        + Linux::new(kernel.clone()).registry().metadata_bytes();
+    assert!(records <= GIB / 500 + 128 * KIB, "{records} bytes of records");
+    heap.verify().unwrap();
+}
+
+#[test]
+fn advice_covers_whole_huge_pages_and_only_those() {
+    let kernel = Simulated::new(real(GIB));
+    let heap = heap_on(&kernel, Options::new().huge_pages(HugePages::Advise));
+    heap.allocate(300, PAGE).unwrap();
+    let advised: Vec<_> = kernel
+        .mappings()
+        .into_iter()
+        .filter(|mapping| mapping.attributes.huge == Some(true))
+        .map(|mapping| (mapping.start % (2 * MIB), mapping.len()))
+        .collect();
+    assert_eq!(advised, [(0, 4 * MIB)]);
+}
