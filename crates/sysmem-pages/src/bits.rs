@@ -53,13 +53,16 @@ impl Bits {
     /// first are gone.
     #[inline]
     fn down(self, by: usize) -> Bits {
-        let (whole, part) = (by / 64, by % 64);
-        let word = |index: usize| self.0.get(index).copied().unwrap_or(0);
-        let mut words = [0; WORDS];
-        for (index, to) in words.iter_mut().enumerate() {
-            let from = index + whole;
+        let mut words = self.0;
+        if by >= 64 {
+            words = [0; WORDS];
+            words[..WORDS - by / 64].copy_from_slice(&self.0[by / 64..]);
+        }
+        let part = by % 64;
+        for index in 0..WORDS {
             // In two shifts, because a shift by 64 is not one by nothing left.
-            *to = word(from) >> part | word(from + 1) << 1 << (63 - part);
+            let above = words.get(index + 1).copied().unwrap_or(0) << 1 << (63 - part);
+            words[index] = words[index] >> part | above;
         }
         Bits(words)
     }
