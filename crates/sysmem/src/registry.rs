@@ -127,13 +127,10 @@ impl Registry {
         Ok(Registration { registry: self, os, entry })
     }
 
-    /// Takes an entry out. Its reservation is gone.
+    /// Takes out an entry that was hidden. Its reservation is gone.
     pub(crate) fn remove(&self, entry: &Entry, os: &impl Os) {
         let shape = Shape::new(entry.len.load(Relaxed) / os.page_size(), os);
-        entry.version.fetch_add(1, AcqRel);
-        entry.start.store(0, Relaxed);
         entry.states.clear(shape, &Pool { registry: self, os });
-        entry.version.fetch_add(1, Release);
         self.put_back(ptr::from_ref(entry).cast_mut(), os);
     }
 
@@ -188,6 +185,26 @@ impl Default for Registry {
 }
 
 impl Entry {
+    /// Runs `change` while readers look away.
+    fn write(&self, change: impl FnOnce()) {
+        self.version.fetch_add(1, AcqRel);
+        // Whoever sees anything of the change sees the odd version too.
+        fence(Release);
+        change();
+        self.version.fetch_add(1, Release);
+    }
+
+    /// Hides the reservation from readers. That is done before the system gets its address space
+    /// back: by the time the entry is removed, another reservation may be in the same place.
+    pub(crate) fn hide(&self) {
+        self.write(|| self.start.store(0, Relaxed));
+    }
+
+    /// Shows a reservation that was hidden.
+    pub(crate) fn show(&self, start: NonNull<u8>) {
+        self.write(|| self.start.store(start.addr().get(), Relaxed));
+    }
+
     /// A consistent view of the entry, `None` if it is free.
     fn read(&self) -> Option<Registered<'_>> {
         // A writer changes an entry in a few instructions, but a signal handler may have
@@ -228,14 +245,14 @@ impl<O: Os> Registration<'_, O> {
     ) -> NonNull<Entry> {
         // SAFETY: entries live forever, and `room` gave a valid one.
         let entry = unsafe { &*self.entry };
-        entry.version.fetch_add(1, AcqRel);
-        entry.executable.store(executable, Relaxed);
-        entry.lost.store(false, Relaxed);
-        entry.start.store(start.addr().get(), Relaxed);
-        entry.len.store(len, Relaxed);
-        entry.account.store(ptr::from_ref(account).cast_mut(), Relaxed);
-        entry.states.reset(page);
-        entry.version.fetch_add(1, Release);
+        entry.write(|| {
+            entry.executable.store(executable, Relaxed);
+            entry.lost.store(false, Relaxed);
+            entry.start.store(start.addr().get(), Relaxed);
+            entry.len.store(len, Relaxed);
+            entry.account.store(ptr::from_ref(account).cast_mut(), Relaxed);
+            entry.states.reset(page);
+        });
         core::mem::forget(self);
         NonNull::from(entry)
     }

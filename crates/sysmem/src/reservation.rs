@@ -370,8 +370,9 @@ impl<O: Os> Reservation<O> {
             pages[page.state() as usize] += run_end - at;
             at = run_end;
         }
+        entry.hide();
         // SAFETY: exactly the whole reservation, which nobody can reach any more.
-        unsafe { self.os.free(range) }?;
+        unsafe { self.os.free(range) }.inspect_err(|_| entry.show(self.start))?;
         for state in [State::Reserved, State::Prepared, State::Ready] {
             self.account.release(state, pages[state as usize] * self.os.page_size());
         }

@@ -329,3 +329,6 @@ impl StateMap {
         pool.give(node);
     }
 }
+
+#[cfg(test)]
+mod tests;
