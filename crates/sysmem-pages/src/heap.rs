@@ -238,7 +238,10 @@ impl<O: Os + Clone> PageHeap<O> {
         if !region.pages.is_free(from, end.min(mapped) - from) {
             return None;
         }
-        region.map(end, step, self.options.huge_pages).ok()?;
+        if end > mapped {
+            region.map(end, step, self.options.huge_pages).ok()?;
+            pages.counts.grows += 1;
+        }
         let zeroed = pages.hand_out(index, from, added).ok()?;
         pages.counts.extensions += 1;
         Some(zeroed)
@@ -273,9 +276,12 @@ impl<O: Os + Clone> PageHeap<O> {
     #[inline]
     fn release_if_due(&self, pages: LockGuard<'_, Pages<O>, O>) {
         let ReleaseOnFree::Above { bytes, divisor } = self.options.release_on_free else { return };
-        let limit = (bytes >> self.page_shift()).max(pages.in_use / divisor.max(1));
-        let idle = pages.idle;
-        if idle > limit && idle >= pages.idle_before_retry {
+        let (least, idle) = (bytes >> self.page_shift(), pages.idle);
+        if idle <= least || idle < pages.idle_before_retry {
+            return;
+        }
+        let limit = least.max(pages.in_use / divisor.max(1));
+        if idle > limit {
             drop(pages);
             self.release_down_to(limit / 2);
         }

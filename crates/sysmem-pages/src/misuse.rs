@@ -1,6 +1,6 @@
 use core::fmt;
 
-/// A range of pages that was handed in and cannot be a run of the heap.
+/// Pages that were handed in and cannot be a run of the heap.
 ///
 /// Nothing was changed. Memory is most likely corrupt already: an allocator prints this and aborts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl Misuse {
 
 impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "free of {} pages at {:#x}: ", self.npages, self.address)?;
+        write!(f, "{} pages at {:#x} are no run: ", self.npages, self.address)?;
         f.write_str(match self.kind {
             MisuseKind::Foreign => "the address is not in this heap",
             MisuseKind::Unaligned => "the address is not that of a page",
-            MisuseKind::AlreadyFree => "a page of it is already free (freed twice?)",
-            MisuseKind::TooLong => "it reaches over the end of what was handed out there",
-            MisuseKind::Length => "this is not a length that the run can have",
+            MisuseKind::AlreadyFree => "a page is already free (freed twice?)",
+            MisuseKind::TooLong => "they reach over the end of what was handed out there",
+            MisuseKind::Length => "a run cannot become as long as this",
         })
     }
 }

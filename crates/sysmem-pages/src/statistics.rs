@@ -33,7 +33,7 @@ pub struct Statistics {
     pub extensions: u64,
     /// Runs made shorter.
     pub shrinks: u64,
-    /// Times that free pages did not suffice and more were mapped.
+    /// Times that free pages did not suffice and more were asked for.
     pub grows: u64,
     /// Reservations made.
     pub reservations: u64,

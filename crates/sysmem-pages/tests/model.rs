@@ -385,20 +385,12 @@ impl Model {
         let possible = more > 0 && after.is_some_and(|after| !after.contains(&Page::InUse));
         // SAFETY: a run that the model holds.
         let zeroed = unsafe { self.heap.extend(held.start, held.npages, npages) };
-        let before = self.before;
-        if zeroed.is_some() {
-            // The heap counts no growth here, but may have mapped more.
-            self.before.grows = u64::MAX;
-        }
         self.take_over();
-        self.before = before;
-        if zeroed.is_some() {
-            assert!(possible, "extended over pages that are not free");
-        } else {
+        let Some(zeroed) = zeroed else {
             assert!(!possible || self.setting.refusals, "nothing was in the way");
             return;
-        }
-        let zeroed = zeroed.unwrap();
+        };
+        assert!(possible, "extended over pages that are not free");
         let clean = self.use_pages(end, more);
         assert!(zeroed == clean || self.setting.refusals, "zeroed {zeroed}, in the model {clean}");
         self.held[which].npages = npages;
