@@ -51,7 +51,7 @@ use sysmem_pages::{Accounts, Options, PageHeap};
 use crate::span::Span;
 
 pub use hook::set_slow_path_hook;
-pub use statistics::{Statistics, statistics};
+pub use statistics::{Statistics, statistics, try_statistics};
 
 static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
 static ACCOUNTS: Accounts = Accounts::new("page heap", "page heap metadata");

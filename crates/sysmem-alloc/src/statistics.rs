@@ -25,11 +25,18 @@ pub struct Statistics {
 
 /// The figures at this moment.
 pub fn statistics() -> Statistics {
-    let mut all = Statistics {
-        metadata_bytes: METADATA.figures().ready,
-        pages: PAGES.statistics(),
-        ..Statistics::default()
-    };
+    with_pages(PAGES.statistics())
+}
+
+/// The figures at this moment, for a signal handler: `None` while somebody is at work on the page
+/// heap, who may be the thread that the handler interrupted.
+pub fn try_statistics() -> Option<Statistics> {
+    PAGES.try_statistics().map(with_pages)
+}
+
+fn with_pages(pages: sysmem_pages::Statistics) -> Statistics {
+    let mut all =
+        Statistics { metadata_bytes: METADATA.figures().ready, pages, ..Statistics::default() };
     for heap in lifecycle::heaps() {
         let counts = heap.counts();
         all.allocations += counts.allocations;

@@ -20,6 +20,9 @@ const HEAP_EVERY_NS: u64 = 10_000_000;
 /// lowest free descriptor, which another thread may be about to count on.
 const KERNEL_EVERY_NS: u64 = 1_000_000_000;
 
+/// How often the allocator is asked for its last figures, should it be at work.
+const LAST_TRIES: u32 = 100;
+
 static FIGURES: AtomicPtr<Figures> = AtomicPtr::new(ptr::null_mut());
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 static HEAP_DUE_NS: AtomicU64 = AtomicU64::new(0);
@@ -55,7 +58,7 @@ pub fn open_from_environment() {
 }
 
 /// Publishes the allocator's figures if the last time is long enough ago; cheap enough for the
-/// allocator's slow paths, which must hold no lock that [`heap_figures`] wants.
+/// allocator's slow paths.
 pub fn publish_if_due() {
     if SLOT.load(Ordering::Relaxed).is_null() {
         return;
@@ -80,7 +83,7 @@ pub fn after_fork_in_child() {
     // SAFETY: the pointer is null or the mapping that `map` made, which is never unmapped.
     let Some(figures) = (unsafe { FIGURES.load(Ordering::Acquire).as_ref() }) else { return };
     keeping_errno(|| {
-        heap_figures().store(&BEFORE_FORK);
+        heap_figures().unwrap_or_default().store(&BEFORE_FORK);
         claim_slot(figures);
     });
 }
@@ -91,7 +94,14 @@ pub fn at_exit() {
     keeping_errno(|| {
         let Some(slot) = own_slot() else { return };
         SLOT.store(ptr::null_mut(), Ordering::Relaxed);
-        store_heap(slot);
+        // Another thread is soon done; one that a signal handler interrupted never is.
+        for _ in 0..LAST_TRIES {
+            if store_heap(slot) {
+                break;
+            }
+            // SAFETY: the call takes nothing.
+            unsafe { libc::sched_yield() };
+        }
         store_kernel(slot, true);
         slot.state.store(figures::EXITED, Ordering::Release);
     });
@@ -116,9 +126,10 @@ pub extern "C" fn _Exit(status: c_int) -> ! {
     _exit(status)
 }
 
-/// What the allocator says about itself now.
-fn heap_figures() -> HeapFigures {
-    let heap = sysmem_alloc::statistics();
+/// What the allocator says about itself now; `None` while somebody is at work on it, who may be the
+/// thread that a signal handler interrupted to end the process here.
+fn heap_figures() -> Option<HeapFigures> {
+    let heap = sysmem_alloc::try_statistics()?;
     let mut figures = HeapFigures {
         allocations: heap.allocations,
         frees: heap.frees,
@@ -140,7 +151,7 @@ fn heap_figures() -> HeapFigures {
         figures.peak_ready_bytes += account.peak_ready;
         figures.obtained_bytes += account.obtained;
     }
-    figures
+    Some(figures)
 }
 
 /// Whether the path leads to the command's memory file. Looked at before it is opened: the command
@@ -217,9 +228,12 @@ fn own_slot() -> Option<&'static Slot> {
     (slot.pid.load(Ordering::Relaxed) == pid).then_some(slot)
 }
 
-fn store_heap(slot: &Slot) {
-    heap_figures().since(&HeapFigures::load(&BEFORE_FORK)).store(&slot.heap);
+/// Stores what the allocator says, if it can say it now; whether it could.
+fn store_heap(slot: &Slot) -> bool {
+    let Some(now) = heap_figures() else { return false };
+    now.since(&HeapFigures::load(&BEFORE_FORK)).store(&slot.heap);
     slot.updated_ns.store(clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
+    true
 }
 
 /// Stores what the kernel says. The walk over all pages that tells huge pages from small ones
