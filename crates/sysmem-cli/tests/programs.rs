@@ -235,6 +235,11 @@ fn a_c_program_that_allocates_in_destructors_and_exit_handlers() {
 }
 
 #[test]
+fn a_c_program_that_ends_in_a_signal_handler() {
+    same_in_c("exits_in_handler.c");
+}
+
+#[test]
 fn figures_count_what_a_program_asked_for() {
     let ran = same_in_c("counts.c");
     let heap = |name: &str| ran.figure(&format!("/program/heap/{name}"));
