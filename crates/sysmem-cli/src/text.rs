@@ -106,7 +106,13 @@ impl Page {
     fn heap(&mut self, heap: &Heap, kernel: Option<&Kernel>, style: Style) {
         let allocations = format!("in {} allocations", grouped(heap.allocations));
         self.row("asked for", bytes(heap.requested_bytes), &allocations);
-        self.row("freed", bytes(heap.freed_bytes), &format!("in {} frees", grouped(heap.frees)));
+        let rounded = percent(
+            heap.allocated_bytes.saturating_sub(heap.requested_bytes),
+            heap.requested_bytes,
+        );
+        let remark = format!("{rounded} more than asked for, by rounding");
+        self.row("  in blocks of", bytes(heap.allocated_bytes), &remark);
+        self.row("  freed", bytes(heap.freed_bytes), &format!("in {} frees", grouped(heap.frees)));
         self.line("");
         self.row("page heap in use", bytes(heap.in_use_bytes), "objects, and caches for them");
         self.row("  free", bytes(heap.free_bytes), "backed by memory, ready for use");

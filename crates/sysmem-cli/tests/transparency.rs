@@ -4,29 +4,67 @@ mod harness;
 
 use harness::*;
 use libc::c_int;
-use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-/// A program under `sysmem run` in a process group of its own, that has said "ready".
-fn start(program: &[&str]) -> Child {
-    let mut command = sysmem_run();
-    command.arg("-q").arg("--").args(program).process_group(0);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the command");
-    read_until(child.stdout.as_mut().unwrap(), "ready\n");
-    child
+/// The command with a program that has said "ready". Whatever a test finds, both end with it.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the command");
+        read_until(child.stdout.as_mut().unwrap(), "ready\n");
+        Self(child)
+    }
+
+    /// In a process group of its own, as a shell starts a job.
+    fn as_job(program: &[&OsStr]) -> Self {
+        let mut command = sysmem_run();
+        command.arg("-q").arg("--").args(program).process_group(0).stdin(Stdio::null());
+        Self::start(command)
+    }
+
+    fn command(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn program(&self) -> u32 {
+        child_of(self.0.id()).expect("the program")
+    }
+
+    /// Waits until the program says that a signal came.
+    fn got(&mut self) {
+        read_until(self.0.stdout.as_mut().unwrap(), "got\n");
+    }
+
+    /// Ends the program, and tells its status and what it counted.
+    fn counted(mut self) -> (Option<i32>, String) {
+        // Time for what should not come.
+        std::thread::sleep(Duration::from_millis(50));
+        kill(self.command(), libc::SIGTERM);
+        let mut said = String::new();
+        self.0.stdout.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        (self.0.wait().unwrap().code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The program goes with the command, see `a_killed_command_…`.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn kill(pid: u32, signal: c_int) {
     // SAFETY: the call takes numbers; the processes are the test's own and not reaped yet.
     assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0, "kill {pid} {signal}");
-}
-
-fn rest_of_output(child: Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
 #[test]
@@ -144,97 +182,54 @@ fn blocked_and_ignored_signals_are_inherited() {
 #[test]
 fn signals_sent_to_the_command_reach_the_program_once() {
     let program = compile("counts_signals.c", &[]);
-    let child = start(&[program.to_str().unwrap()]);
+    let mut running = Running::as_job(&[program.as_os_str()]);
     for signal in [libc::SIGUSR1, libc::SIGINT, libc::SIGHUP] {
-        kill(child.id(), signal);
+        kill(running.command(), signal);
+        running.got();
     }
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    kill(child.id(), libc::SIGTERM);
     let expected = "USR1 1 INT 1 HUP 1 RT 0 value 0\n".to_owned();
-    assert_eq!(rest_of_output(child), (Some(9), expected));
+    assert_eq!(running.counted(), (Some(9), expected));
 }
 
 #[test]
 fn queued_signals_carry_their_value() {
     let program = compile("counts_signals.c", &[]);
-    let child = start(&[program.to_str().unwrap()]);
-    let value = libc::sigval { sival_ptr: 4711 as *mut _ };
+    let mut running = Running::as_job(&[program.as_os_str()]);
+    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(4711) };
     // SAFETY: the call takes numbers; the value is not used as a pointer.
-    unsafe { libc::sigqueue(child.id() as i32, libc::SIGRTMIN(), value) };
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    kill(child.id(), libc::SIGTERM);
+    unsafe { libc::sigqueue(running.command() as i32, libc::SIGRTMIN(), value) };
+    running.got();
     let expected = "USR1 0 INT 0 HUP 0 RT 1 value 4711\n".to_owned();
-    assert_eq!(rest_of_output(child), (Some(9), expected));
+    assert_eq!(running.counted(), (Some(9), expected));
 }
 
 #[test]
 fn a_signal_of_the_program_to_its_group_reaches_it_once() {
     let program = compile("counts_signals.c", &[]);
-    let child = start(&[program.to_str().unwrap(), "group"]);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    kill(child.id(), libc::SIGTERM);
+    let mut running = Running::as_job(&[program.as_os_str(), "group".as_ref()]);
+    running.got();
     let expected = "USR1 1 INT 0 HUP 0 RT 0 value 0\n".to_owned();
-    assert_eq!(rest_of_output(child), (Some(9), expected));
+    assert_eq!(running.counted(), (Some(9), expected));
 }
 
 #[test]
 fn the_command_stops_and_goes_on_with_the_program() {
     let program = compile("counts_signals.c", &[]);
-    let child = start(&[program.to_str().unwrap()]);
-    let (command, program) = (child.id(), child_of(child.id()).expect("the program"));
+    let running = Running::as_job(&[program.as_os_str()]);
+    let both = [running.command(), running.program()];
     for _ in 0..3 {
-        kill(command, libc::SIGTSTP);
-        wait_until("the stop", || state_of(command) == Some('T') && state_of(program) == Some('T'));
-        kill(command, libc::SIGCONT);
-        wait_until("going on", || state_of(command) == Some('S') && state_of(program) == Some('S'));
+        kill(running.command(), libc::SIGTSTP);
+        wait_until("the stop", || both.iter().all(|&pid| state_of(pid) == Some('T')));
+        kill(running.command(), libc::SIGCONT);
+        wait_until("going on", || both.iter().all(|&pid| state_of(pid) == Some('S')));
     }
-    kill(command, libc::SIGTERM);
-    assert_eq!(rest_of_output(child).0, Some(9));
+    assert_eq!(running.counted().0, Some(9));
 }
 
-#[test]
-fn a_service_that_is_stopped_by_its_own_number_does_not_keep_the_command_stopped() {
-    let program = compile("counts_signals.c", &[]);
+/// The command as the leader of a session, with the terminal that its standard input is, if any.
+fn leading_a_session(program: &Path, stdin: Stdio) -> Running {
     let mut command = sysmem_run();
-    command.arg("-q").arg("--").arg(program).stdin(Stdio::null()).stdout(Stdio::piped());
-    // A session of its own has no terminal.
-    // SAFETY: setsid takes nothing and is async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            Ok(())
-        });
-    }
-    let mut child = command.spawn().unwrap();
-    read_until(child.stdout.as_mut().unwrap(), "ready\n");
-    let program = child_of(child.id()).expect("the program");
-    kill(program, libc::SIGSTOP);
-    wait_until("the stop", || state_of(program) == Some('T'));
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert!(matches!(state_of(child.id()), Some('S' | 'R')), "the command goes on");
-    kill(program, libc::SIGCONT);
-    kill(program, libc::SIGTERM);
-    assert_eq!(rest_of_output(child).0, Some(9));
-}
-
-/// A pseudo terminal: what a person types into, and what the program sees.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut person, mut program) = (0, 0);
-    let null = std::ptr::null_mut();
-    // SAFETY: openpty writes two descriptors, which nobody else owns.
-    unsafe {
-        assert_eq!(libc::openpty(&mut person, &mut program, null, null.cast(), null.cast()), 0);
-        libc::fcntl(person, libc::F_SETFD, libc::FD_CLOEXEC);
-        (OwnedFd::from_raw_fd(person), OwnedFd::from_raw_fd(program))
-    }
-}
-
-/// The program under `sysmem run` as the leader of a session on a terminal of its own.
-fn start_on_terminal(program: &std::path::Path) -> (Child, std::fs::File) {
-    let (person, side) = terminal();
-    let mut command = sysmem_run();
-    command.arg("-q").arg("--").arg(program);
-    command.stdin(side.try_clone().unwrap()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("-q").arg("--").arg(program).stdin(stdin).stderr(Stdio::null());
     // SAFETY: only async-signal-safe calls are made.
     unsafe {
         command.pre_exec(|| {
@@ -243,38 +238,57 @@ fn start_on_terminal(program: &std::path::Path) -> (Child, std::fs::File) {
             Ok(())
         });
     }
-    let mut child = command.spawn().unwrap();
-    read_until(child.stdout.as_mut().unwrap(), "ready\n");
-    (child, std::fs::File::from(person))
+    Running::start(command)
+}
+
+#[test]
+fn a_service_that_is_stopped_by_its_own_number_does_not_keep_the_command_stopped() {
+    let running = leading_a_session(&compile("counts_signals.c", &[]), Stdio::null());
+    kill(running.program(), libc::SIGSTOP);
+    wait_until("the stop", || state_of(running.program()) == Some('T'));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(matches!(state_of(running.command()), Some('S' | 'R')), "the command goes on");
+    kill(running.program(), libc::SIGCONT);
+    assert_eq!(running.counted().0, Some(9));
+}
+
+/// A program on a terminal of its own, and the end into which a person types.
+fn on_terminal(program: &Path) -> (Running, File) {
+    let (mut person, mut side) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: openpty writes two descriptors, which nobody else owns.
+    let (person, side) = unsafe {
+        assert_eq!(libc::openpty(&mut person, &mut side, null, null.cast(), null.cast()), 0);
+        libc::fcntl(person, libc::F_SETFD, libc::FD_CLOEXEC);
+        (File::from_raw_fd(person), File::from_raw_fd(side))
+    };
+    (leading_a_session(program, side.into()), person)
 }
 
 #[test]
 fn an_interrupt_typed_at_the_terminal_reaches_the_program_once() {
-    let (child, mut person) = start_on_terminal(&compile("counts_signals.c", &[]));
+    let (mut running, mut person) = on_terminal(&compile("counts_signals.c", &[]));
     person.write_all(b"\x03").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    kill(child.id(), libc::SIGTERM);
+    running.got();
     let expected = "USR1 0 INT 1 HUP 0 RT 0 value 0\n".to_owned();
-    assert_eq!(rest_of_output(child), (Some(9), expected));
+    assert_eq!(running.counted(), (Some(9), expected));
 }
 
 #[test]
 fn a_terminal_that_hangs_up_tells_the_program_even_when_the_command_leads_the_session() {
-    let (child, person) = start_on_terminal(&compile("counts_signals.c", &[]));
+    let (mut running, person) = on_terminal(&compile("counts_signals.c", &[]));
     drop(person);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    kill(child.id(), libc::SIGTERM);
+    running.got();
     let expected = "USR1 0 INT 0 HUP 1 RT 0 value 0\n".to_owned();
-    assert_eq!(rest_of_output(child), (Some(9), expected));
+    assert_eq!(running.counted(), (Some(9), expected));
 }
 
 #[test]
 fn a_killed_command_does_not_leave_the_program_behind() {
     let program = compile("counts_signals.c", &[]);
-    let mut child = start(&[program.to_str().unwrap()]);
-    let program = child_of(child.id()).expect("the program");
-    kill(child.id(), libc::SIGKILL);
-    child.wait().unwrap();
+    let running = Running::as_job(&[program.as_os_str()]);
+    let program = running.program();
+    kill(running.command(), libc::SIGKILL);
     wait_until("the program's end", || matches!(state_of(program), None | Some('Z')));
 }
 
@@ -292,19 +306,35 @@ fn an_alarm_set_before_the_command_rings_in_the_program() {
     assert_eq!(command.status().unwrap().signal(), Some(libc::SIGALRM));
 }
 
+/// A file that a daemon looks for and ends without.
+struct Flag(PathBuf);
+
+impl Flag {
+    fn new() -> Self {
+        let path = scratch("flag");
+        std::fs::write(&path, "").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
 fn the_command_ends_with_the_program_and_not_with_its_daemon() {
     let program = compile("leaves_daemon.c", &[]);
-    let flag = scratch("flag");
-    std::fs::write(&flag, "").unwrap();
-    let ran = run(&[program.as_os_str(), flag.as_os_str()]);
+    let up = Flag::new();
+    let ran = run(&[program.as_os_str(), up.0.as_os_str()]);
     assert_eq!(ran.status.code(), Some(0));
     assert_eq!(ran.text("/program/ending"), "exited");
     let daemon = &ran.descendants()[0];
     assert_eq!(daemon["ending"], "unknown");
     let daemon = daemon["pid"].as_u64().unwrap() as u32;
     assert!(matches!(state_of(daemon), Some('S' | 'R')));
-    std::fs::remove_file(&flag).unwrap();
+    drop(up);
     wait_until("the daemon's end", || matches!(state_of(daemon), None | Some('Z')));
 }
 
