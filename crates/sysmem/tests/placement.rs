@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Faulty, Settings, Simulated};
+use sysmem::sim::{Call, Faulty, Settings, Simulated, Traced};
 use sysmem::{
     Account, Errno, Error, ErrorKind, Os, Placement, Protection, Reservation, ReserveOptions,
 };
@@ -104,6 +104,28 @@ fn near_finds_a_gap_within_the_distance_and_says_when_there_is_none() {
 }
 
 #[test]
+fn the_listing_of_many_mappings_is_read_once_from_front_to_back() {
+    let traced = Traced::new(Simulated::new(Settings::real(1 << 30)));
+    let os = Linux::new(traced.clone());
+    let options = ReserveOptions::new(1000 * PAGE);
+    let mut many = Reservation::reserve_in(os.clone(), options, &ACCOUNT).unwrap();
+    (0..500).for_each(|page| many.map(2 * page * PAGE, PAGE, Protection::ReadWrite).unwrap());
+    traced.clear();
+    let placement = Placement::Near { address: many.as_mut_ptr().addr(), distance: 1 << 30 };
+    let options = ReserveOptions::new(PAGE).placement(placement);
+    let near = Reservation::reserve_in(os, options, &ACCOUNT).unwrap();
+    assert!(near.as_mut_ptr().addr().abs_diff(many.as_mut_ptr().addr()) <= 1000 * PAGE);
+    let mut expected = 0;
+    for record in traced.records() {
+        if let Call::ReadAt { offset, .. } = record.call {
+            assert_eq!(offset, expected);
+            expected += record.result.unwrap() as u64;
+        }
+    }
+    assert!(expected > 500 * 40);
+}
+
+#[test]
 fn near_without_proc_is_not_supported() {
     let kernel = Simulated::new(Settings { proc_mounted: false, ..Settings::heap(1 << 20) });
     let address = kernel.space().start;
@@ -192,7 +214,7 @@ proptest! {
         let faulty = Faulty::new(kernel.clone());
         // A failing munmap leaves behind what it was to remove; nobody can help that.
         faulty.fail_when(move |index, call| {
-            let fails = index == fail && !matches!(call, sysmem::sim::Call::Munmap { .. });
+            let fails = index == fail && !matches!(call, Call::Munmap { .. });
             fails.then_some(Errno(errno))
         });
         let os = Linux::new(faulty);

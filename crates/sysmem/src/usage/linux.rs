@@ -99,14 +99,19 @@ pub(crate) struct Mapping {
 pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Option<()> {
     let file = File::open(kernel, c"/proc/self/maps")?;
     let mut buffer = [0; 1024];
+    // Read strictly forward: to look at an earlier place again, the kernel walks there from the
+    // first mapping (fs/seq_file.c, `traverse`), which takes seconds where there are many.
     let mut offset = 0;
+    let mut kept = 0;
     let mut in_line = false;
     loop {
-        let read = file.fill(&mut buffer, offset)?;
+        let read = file.fill(&mut buffer[kept..], offset)?;
         if read == 0 {
-            return Some(());
+            return (kept == 0).then_some(());
         }
-        let mut text = &buffer[..read];
+        offset += read as u64;
+        let len = kept + read;
+        let mut text = &buffer[..len];
         loop {
             if in_line {
                 // The rest of a line whose beginning was seen: paths can be 4 KiB long.
@@ -122,12 +127,13 @@ pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Op
             text = &text[space..];
             in_line = true;
         }
-        // What is left is a beginning to be read again with what follows, or the middle of a line.
-        let left = if in_line { 0 } else { text.len() };
-        if left == read {
+        // What is left is the beginning of a line, to go before what is read next, or the middle
+        // of one, of which nothing is wanted.
+        kept = if in_line { 0 } else { text.len() };
+        if kept == buffer.len() {
             return None;
         }
-        offset += (read - left) as u64;
+        buffer.copy_within(len - kept..len, 0);
     }
 }
 
