@@ -28,8 +28,7 @@ impl Console {
         let mut rest = &self.line[..self.len];
         while !rest.is_empty() {
             // SAFETY: `rest` is as long as said.
-            let written =
-                unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
+            let written = unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
             match usize::try_from(written) {
                 Ok(written) => rest = &rest[written.min(rest.len())..],
                 // There is nobody to tell; a signal cannot interrupt: none is caught.

@@ -134,11 +134,9 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
                 self.note(format_args!("{seen}"));
                 Ok(())
             }
-            Some(seen) => Err(self.failed(format_args!(
-                "{} at {:#x}: {seen}",
-                access.name(),
-                address.addr()
-            ))),
+            Some(seen) => {
+                Err(self.failed(format_args!("{} at {:#x}: {seen}", access.name(), address.addr())))
+            }
         }
     }
 
@@ -156,11 +154,9 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
     pub(crate) fn allowed(&self, address: *mut u8, access: Access) -> Checked {
         match self.access(address, access) {
             None | Some(Seen::Value(_)) => Ok(()),
-            Some(seen) => Err(self.failed(format_args!(
-                "{} at {:#x}: {seen}",
-                access.name(),
-                address.addr()
-            ))),
+            Some(seen) => {
+                Err(self.failed(format_args!("{} at {:#x}: {seen}", access.name(), address.addr())))
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use sysmem::PageRange;
 
 use crate::platform::{Access, Platform, Seen, Signal};
 
+#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+mod sysctl;
 #[cfg_attr(target_os = "linux", path = "unix/linux.rs")]
 #[cfg_attr(target_os = "freebsd", path = "unix/freebsd.rs")]
 #[cfg_attr(target_os = "netbsd", path = "unix/netbsd.rs")]
@@ -53,7 +55,9 @@ fn say(message: Message) {
 extern "C" fn report_fault(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel hands a handler with SA_SIGINFO a siginfo_t.
     let info = unsafe { &*info };
-    say([1, signal as u64, info.si_code as u64, system::fault_address(info) as u64]);
+    // SAFETY: SIGSEGV, SIGBUS and SIGILL fill the field in (sigaction(2)).
+    let address = unsafe { info.si_addr() }.addr();
+    say([1, signal as u64, info.si_code as u64, address as u64]);
     // SAFETY: _exit(2) may be called in a handler.
     unsafe { libc::_exit(0) };
 }
@@ -66,7 +70,7 @@ extern "C" fn report_fault(signal: c_int, info: *mut libc::siginfo_t, _context: 
 unsafe fn make_access(address: *mut u8, access: Access) -> ! {
     // SAFETY: all zero is a sigaction.
     let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = report_fault as usize;
+    action.sa_sigaction = report_fault as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO;
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL] {
         // SAFETY: the handler calls only what a handler may (sigaction(2)).

@@ -1,7 +1,7 @@
 //! Huge pages, names, residency and time.
 
-use core::time::Duration;
 use core::sync::atomic::AtomicU32;
+use core::time::Duration;
 
 use sysmem::os::PageResidency;
 use sysmem::{Error, ErrorKind, Os, PageRange, Protection, ReserveOptions};
@@ -55,9 +55,10 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         });
     }
 
-    /// Two huge pages of Ready memory, aligned to one; sixteen pages where there are none.
+    /// Two huge pages of Ready memory, aligned to one; sixteen pages where there are none, or too
+    /// large ones.
     fn huge(&self) -> Result<Region<'_, 'a, O, P>, Stop> {
-        let huge = self.os.huge_page_size().filter(|&size| size <= self.platform.room() / 8);
+        let huge = self.os.huge_page_size().filter(|&size| 2 * size <= self.bulk());
         let options = match huge {
             Some(size) => ReserveOptions::new(2 * size).align(size),
             None => ReserveOptions::new(16 * self.page_size()),
@@ -143,7 +144,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         let mut after = before;
         let mut spins = 0u64;
         // Some clocks tick a hundred times a second.
-        while after == before && spins < 1 << 24 {
+        while after == before && spins < 1 << 22 {
             spins = core::hint::black_box(spins + 1);
             after = self.os.thread_cpu_time();
         }

@@ -61,10 +61,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
             )
         });
         self.check("misuse: an empty range is refused", |suite| {
-            suite.all_refuse(
-                |start, _| PageRange::new(start, 0),
-                |kind| kind == ErrorKind::Empty,
-            )
+            suite.all_refuse(|start, _| PageRange::new(start, 0), |kind| kind == ErrorKind::Empty)
         });
         self.check("misuse: a range past the end of the address space is refused", |suite| {
             suite.all_refuse(

@@ -74,8 +74,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         for step in 0..OPERATIONS {
             self.random_step(step, &mut random, &mut pair)?;
-            let count =
-                |state| pair.model.iter().filter(|page| page.state == state).count();
+            let count = |state| pair.model.iter().filter(|page| page.state == state).count();
             let pages = [State::Reserved, State::Prepared, State::Ready].map(count);
             self.booked(&MODEL, &before, pages)?;
         }
@@ -111,7 +110,8 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
                 }
             }
             1 | 2 => {
-                if self.answers(step, "used", real.used(offset, len), none_reserved)? {
+                let answer = real.used(offset, len);
+                if self.answers(step, "used", answer, none_reserved)? {
                     pages.iter_mut().for_each(|page| page.state = State::Ready);
                 }
             }
@@ -129,7 +129,8 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
                 }
             }
             4 => {
-                if self.answers(step, "fault", real.fault(offset, len), true)? {
+                let answer = real.fault(offset, len);
+                if self.answers(step, "fault", answer, true)? {
                     pages.fill(RESERVED);
                 }
             }
@@ -143,13 +144,12 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
             }
             _ => {}
         }
-        for index in first..first + npages {
-            self.page_is_as_modelled(step, real, index, model[index])?;
-            let ModelPage { state, protection, .. } = model[index];
-            if state == State::Ready && protection == Protection::ReadWrite {
+        for (index, page) in model.iter_mut().enumerate().skip(first).take(npages) {
+            self.page_is_as_modelled(step, real, index, *page)?;
+            if page.state == State::Ready && page.protection == Protection::ReadWrite {
                 let seed = self.seed();
                 self.write_words(self.page_of(real, index), seed);
-                model[index].holds = Holds::Filled(seed);
+                page.holds = Holds::Filled(seed);
             }
         }
         Ok(())

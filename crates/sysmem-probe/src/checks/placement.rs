@@ -154,8 +154,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         let taken = self.ready(16, Protection::ReadWrite)?;
         let seed = self.fill(taken.range())?;
         let address = taken.pages(4, 1).start.addr();
-        let options =
-            ReserveOptions::new(4 * self.page_size()).placement(Placement::At(address));
+        let options = ReserveOptions::new(4 * self.page_size()).placement(Placement::At(address));
         if let Ok(start) = self.os.reserve(&options) {
             // Not released: if it is where it was asked to be, it is part of `taken`.
             return Err(self.failed(format_args!("{address:#x} is taken, given {start:p}")));

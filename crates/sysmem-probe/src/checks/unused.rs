@@ -4,9 +4,7 @@
 //! `MADV_FREE` is lazy on Linux and FreeBSD, and zeroes at once on NetBSD and OpenBSD, but not what
 //! is locked; Linux's `MADV_DONTNEED` refuses what is locked (madvise(2) of each).
 
-use sysmem::{
-    Contents, ErrorKind, GiveBack, Os, PageRange, Protection, ResidentFalls,
-};
+use sysmem::{Contents, ErrorKind, GiveBack, Os, PageRange, Protection, ResidentFalls};
 
 use super::Suite;
 use crate::platform::{Access, Platform};
@@ -37,9 +35,8 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         self.check("unused_batch: a bad range is refused, what follows stays", Self::batch_stops);
         self.check("unused_batch: no ranges are no work", |suite| {
             // SAFETY: no range is touched.
-            let answer = unsafe {
-                suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager)
-            };
+            let answer =
+                unsafe { suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager) };
             suite.ensure(answer.is_ok(), format_args!("{answer:?}"))
         });
     }

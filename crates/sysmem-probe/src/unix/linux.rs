@@ -16,11 +16,6 @@ pub(super) fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-pub(super) fn fault_address(info: &libc::siginfo_t) -> usize {
-    // SAFETY: SIGSEGV, SIGBUS and SIGILL fill the field in (sigaction(2)).
-    unsafe { info.si_addr() }.addr()
-}
-
 pub(super) fn power_off() {
     // SAFETY: returns if the caller may not (reboot(2)); in a PID namespace it ends its init.
     unsafe { libc::reboot(libc::RB_POWER_OFF) };

@@ -1,0 +1,59 @@
+//! What the tests share: a second thread, and the lines of a run.
+#![allow(dead_code)] // Not every test uses all of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sysmem::Os;
+use sysmem_probe::{Options, Platform, Summary};
+
+/// One run at a time: the suite measures the process.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` here and on another thread.
+pub fn beside(work: &(dyn Fn() + Sync)) {
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        work();
+    });
+}
+
+/// A run: what it printed as JSON lines, taken apart.
+pub struct Run {
+    pub text: String,
+    pub summary: Summary,
+    /// Result and detail by the name of the check.
+    pub checks: BTreeMap<String, (String, String)>,
+}
+
+impl Run {
+    pub fn names(&self, result: &str) -> Vec<&str> {
+        let ended_so = |(_, (ended, _)): &(_, &(String, String))| ended == result;
+        self.checks.iter().filter(ended_so).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+pub fn run<O: Os, P: Platform>(os: &O, platform: &P) -> Run {
+    let _alone = alone();
+    let mut text = String::new();
+    let options = Options { json: true, beside: Some(beside) };
+    let summary = sysmem_probe::run(os, platform, &mut text, options);
+    taken_apart(text, summary)
+}
+
+pub fn taken_apart(text: String, summary: Summary) -> Run {
+    let mut checks = BTreeMap::new();
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        let text = |key| line[key].as_str().map(str::to_owned);
+        if let Some(name) = text("check") {
+            let ended = (text("result").unwrap(), text("detail").unwrap());
+            let before = checks.insert(name, ended);
+            assert!(before.is_none(), "two checks have the same name: {line}");
+        }
+    }
+    Run { text, summary, checks }
+}

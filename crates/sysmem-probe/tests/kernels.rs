@@ -1,0 +1,154 @@
+//! The suite passes on the running kernel, and on simulated ones of all kinds.
+
+#[path = "harness/mod.rs"]
+mod harness;
+
+use std::fmt;
+
+use harness::run;
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Backing, LazilyFreed, Overcommit, Settings, Simulated};
+use sysmem::{Errno, PageRange, Protection};
+use sysmem_probe::{Access, Options, Platform, Running, Seen, Signal, Summary};
+
+#[test]
+fn every_promise_is_kept_by_the_running_kernel() {
+    let run = run(&sysmem::Native::NEW, &Running::NEW);
+    assert_eq!(run.names("fail"), [""; 0], "{}", run.text);
+    // Names of mappings are a kernel's option.
+    assert!(run.summary.not_supported <= 1, "{}", run.text);
+    assert!(run.summary.passed >= 84, "{}", run.text);
+}
+
+#[test]
+fn lines_facts_and_the_closing_line_are_for_people() {
+    let _alone = harness::alone();
+    let mut text = String::new();
+    let summary = sysmem_probe::run_native(&mut text, Options::default());
+    let Summary { passed, failed, not_supported } = summary;
+    let closing = format!("{passed} passed, {failed} failed, {not_supported} not supported");
+    assert_eq!(text.lines().last(), Some(closing.as_str()));
+    let begins = |beginning| text.lines().filter(|line| line.starts_with(beginning)).count();
+    assert_eq!(begins("pass  "), passed);
+    assert_eq!(begins("fail  "), failed);
+    assert_eq!(begins("not supported  "), not_supported);
+    for fact in ["system ", "release ", "page size ", "RLIMIT_AS ", "unused eagerly "] {
+        assert_eq!(begins(fact), 1, "{fact} in {text}");
+    }
+}
+
+/// What a simulated process looks like from outside.
+struct Around {
+    kernel: Simulated,
+    backing: Backing,
+}
+
+impl Platform for Around {
+    fn facts(&self, fact: &mut dyn FnMut(&str, fmt::Arguments<'_>)) {
+        fact("system", format_args!("simulated Linux, {:?}", self.backing));
+    }
+
+    fn room(&self) -> usize {
+        self.kernel.space().len() / 2
+    }
+
+    fn resident(&self) -> Option<u64> {
+        Some(self.kernel.resident_bytes() as u64)
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.kernel.totals().mapped as u64)
+    }
+
+    unsafe fn access(&self, address: *mut u8, access: Access) -> Option<Seen> {
+        if self.backing == Backing::Real {
+            // SAFETY: the caller's promise.
+            return unsafe { Running.access(address, access) };
+        }
+        let fault = |code| Seen::Fault { signal: Signal::Segv, code, address: address.addr() };
+        let Some(protection) = self.kernel.protection_at(address.addr()) else {
+            return Some(fault(1));
+        };
+        let allowed = match access {
+            Access::Read => protection != Protection::NoAccess,
+            Access::Write => protection == Protection::ReadWrite,
+            // Code on the heap does not run.
+            Access::Execute => return None,
+        };
+        Some(if allowed { Seen::Value(0) } else { fault(2) })
+    }
+
+    fn lock(&self, range: PageRange) -> bool {
+        self.kernel.lock_memory(range, true).is_ok()
+    }
+}
+
+/// Runs the suite on a simulated Linux; what is not supported is returned.
+fn passes_on(settings: Settings) -> Vec<String> {
+    let kernel = Simulated::new(settings.clone());
+    let os = Linux::new(kernel.clone());
+    let run = run(&os, &Around { kernel: kernel.clone(), backing: settings.backing });
+    assert_eq!(run.names("fail"), [""; 0], "{settings:?}\n{}", run.text);
+    assert!(run.summary.passed >= 65, "{settings:?}\n{}", run.text);
+    kernel.verify();
+    run.names("not supported").into_iter().map(str::to_owned).collect()
+}
+
+const HEAP: Settings = Settings::heap(64 << 20);
+const REAL: Settings = Settings::real(1 << 36);
+
+#[test]
+fn every_promise_is_kept_by_simulated_linux_on_real_memory() {
+    let not_supported = passes_on(REAL);
+    assert_eq!(
+        not_supported,
+        [
+            "fault: pages that a forked child shares",
+            "unused eagerly: pages that a forked child shares"
+        ]
+    );
+}
+
+#[test]
+fn every_promise_is_kept_by_simulated_linux_on_the_heap() {
+    for page_size in [4 << 10, 16 << 10, 64 << 10] {
+        passes_on(Settings { page_size, ..HEAP });
+    }
+}
+
+#[test]
+fn every_promise_is_kept_whenever_lazily_freed_pages_go() {
+    for base in [HEAP, REAL] {
+        for lazily_freed in [LazilyFreed::Dropped, LazilyFreed::Kept] {
+            passes_on(Settings { lazily_freed, ..base.clone() });
+        }
+        for seed in 1..4 {
+            passes_on(Settings { seed, ..base.clone() });
+        }
+    }
+}
+
+#[test]
+fn every_promise_is_kept_by_old_and_restricted_kernels() {
+    let strict = Overcommit::Never { limit: 1 << 30 };
+    for settings in [
+        Settings { version: (4, 4), ..REAL },
+        Settings { version: (5, 10), ..HEAP },
+        Settings { overcommit: strict, ..REAL },
+        Settings { overcommit: Overcommit::Always, ..HEAP },
+        Settings { huge_page_size: None, mapping_names: false, ..HEAP },
+        Settings { proc_mounted: false, ..REAL },
+        Settings { process_madvise_refused: Some(Errno(1)), ..REAL },
+        Settings { short_counts: true, ..HEAP },
+    ] {
+        passes_on(settings);
+    }
+}
+
+#[test]
+fn a_kernel_without_room_is_no_broken_promise() {
+    let small = Settings { address_space_limit: 1 << 30, ..REAL };
+    let not_supported = passes_on(small);
+    let refused = "reserve: aligned to 1 GiB";
+    assert!(not_supported.iter().any(|name| name == refused), "{not_supported:?}");
+}

@@ -1,0 +1,574 @@
+//! The suite can fail: on systems that break a promise, the check of that promise fails, and
+//! every check fails on one of them.
+
+#[path = "harness/mod.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use harness::run;
+use sysmem::os::{BatchError, PageResidency};
+use sysmem::{
+    Contents, Error, GiveBack, Native, Os, PageRange, Placement, Protection, Registry,
+    ReserveOptions, ResidentFalls, UnusedContract,
+};
+use sysmem_probe::Running;
+
+const NATIVE: Native = Native::NEW;
+
+/// A promise that is broken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lie {
+    AllocIsDirty,
+    AllocHasNoEnd,
+    FreeDoesNothing,
+    ReservedIsReadable,
+    ReserveOverlaps,
+    ReserveTakesMemory,
+    AlignmentIsIgnored,
+    AlignmentLeavesTheRest,
+    HintIsIgnored,
+    HintReplaces,
+    AtReplaces,
+    NearIsFar,
+    HighIsLow,
+    MapIgnoresProtection,
+    MapIsDirty,
+    MapTakesNeighbours,
+    NothingIsExecutable,
+    ProtectDoesNothing,
+    ProtectDropsContents,
+    UnusedDoesNothing,
+    UnusedIsRefused,
+    UnusedTakesAccess,
+    UnusedTakesNeighbours,
+    UnusedMakesWritable,
+    UnusedOfThreePagesDoesNothing,
+    LazyIsEager,
+    BatchIsRefused,
+    BatchSkipsTheLast,
+    BatchTakesAnything,
+    FaultDoesNothing,
+    FaultKeepsContents,
+    FaultTakesNeighbours,
+    HintsDropContents,
+    ResidencyIsWrong,
+    ResidentBytesAreWrong,
+    MisuseIsTaken,
+    RegistryChanges,
+    TimeGoesBack,
+    WakeDoesNothing,
+}
+
+/// The running system, but for one promise.
+struct Liar {
+    lie: Lie,
+    /// The last reservation: what neighbours a range has.
+    last: Mutex<(usize, usize)>,
+    registries: [Registry; 16],
+    ticks: AtomicU64,
+}
+
+impl Liar {
+    fn new(lie: Lie) -> Liar {
+        Liar {
+            lie,
+            last: Mutex::new((0, 0)),
+            registries: [const { Registry::new() }; 16],
+            ticks: AtomicU64::new(1 << 40),
+        }
+    }
+
+    /// The range with a page more at both ends, inside the last reservation.
+    fn wider(&self, range: PageRange) -> PageRange {
+        if !Liar::proper(range) {
+            return range;
+        }
+        let page = NATIVE.page_size();
+        let (start, len) = *self.last.lock().unwrap();
+        let inside = |address: usize| (start..start + len).contains(&address);
+        let below = inside(range.start.addr().wrapping_sub(1));
+        let above = inside(range.start.addr() + range.len);
+        let first = range.start.wrapping_sub(if below { page } else { 0 });
+        let more = page * (usize::from(below) + usize::from(above));
+        PageRange::new(first, range.len + more)
+    }
+
+    fn proper(range: PageRange) -> bool {
+        let page = NATIVE.page_size();
+        let (start, len) = (range.start.addr(), range.len);
+        start % page == 0 && len % page == 0 && len > 0 && start.checked_add(len).is_some()
+    }
+
+    /// Whether to say that a range was taken that no system may take.
+    fn takes(&self, range: PageRange) -> bool {
+        self.lie == Lie::MisuseIsTaken && !Liar::proper(range)
+    }
+
+    fn drop_contents(&self, range: PageRange) {
+        // SAFETY: memory of the suite's, whose contents a lie drops; misuse is refused.
+        let _ = unsafe { NATIVE.unused(range, Protection::ReadWrite, GiveBack::Eager) };
+    }
+
+    fn protect_quietly(&self, range: PageRange, protection: Protection) {
+        // SAFETY: memory of the suite's, whose protection a lie changes.
+        let _ = unsafe { NATIVE.protect(range, protection) };
+    }
+
+    fn hint(&self, range: PageRange, honest: Result<(), Error>) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        if self.lie == Lie::HintsDropContents {
+            self.drop_contents(range);
+        }
+        honest
+    }
+}
+
+// SAFETY: none. This is for a suite that looks before it touches.
+unsafe impl Os for Liar {
+    fn page_size(&self) -> usize {
+        NATIVE.page_size()
+    }
+
+    fn huge_page_size(&self) -> Option<usize> {
+        NATIVE.huge_page_size()
+    }
+
+    fn unused_contract(&self, how: GiveBack) -> UnusedContract {
+        if self.lie == Lie::LazyIsEager {
+            return UnusedContract {
+                resident_falls: ResidentFalls::AtOnce,
+                contents: Contents::Zero,
+                used_is_a_call: false,
+            };
+        }
+        NATIVE.unused_contract(how)
+    }
+
+    fn registry(&self) -> &Registry {
+        let which = match self.lie {
+            // Another one each time, in no order that anybody could rely on.
+            Lie::RegistryChanges => {
+                let tick = self.ticks.fetch_add(1, SeqCst);
+                (tick.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize
+            }
+            _ => 0,
+        };
+        &self.registries[which]
+    }
+
+    fn alloc(&self, len: usize) -> Result<NonNull<u8>, Error> {
+        let proper = len % NATIVE.page_size() == 0 && len > 0;
+        if self.lie == Lie::MisuseIsTaken && !proper {
+            return NATIVE.alloc(NATIVE.page_size());
+        }
+        let start = match self.lie {
+            Lie::AllocHasNoEnd if len > 1 << 46 => NATIVE.alloc(NATIVE.page_size()),
+            _ => NATIVE.alloc(len),
+        }?;
+        if self.lie == Lie::AllocIsDirty {
+            // SAFETY: just allocated.
+            unsafe { start.write(1) };
+        }
+        Ok(start)
+    }
+
+    fn reserve(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
+        let (len, page) = (options.len(), NATIVE.page_size());
+        let at = |placement| NATIVE.reserve(&options.placement(placement));
+        let somewhere = |address: usize| {
+            Ok(NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("an address"))
+        };
+        let start = match (self.lie, options.place()) {
+            (Lie::MisuseIsTaken, _) if NATIVE.reserve(options).is_err() => {
+                NATIVE.reserve(&ReserveOptions::new(page))
+            }
+            (Lie::ReserveOverlaps, _) if len == 4 * page => {
+                let (start, last_len) = *self.last.lock().unwrap();
+                if last_len == len { somewhere(start) } else { NATIVE.reserve(options) }
+            }
+            (Lie::AlignmentIsIgnored, _) => NATIVE.reserve(&options.align(1)),
+            (Lie::AlignmentLeavesTheRest, _)
+                if (page + 1..1 << 40).contains(&options.alignment()) =>
+            {
+                let align = options.alignment();
+                let wider = len.checked_add(align).unwrap_or(len);
+                let start = NATIVE.reserve(&ReserveOptions::new(wider))?;
+                let head = start.addr().get().wrapping_neg() % align;
+                // SAFETY: inside what was reserved.
+                Ok(unsafe { start.add(head) })
+            }
+            (Lie::HintIsIgnored, Placement::Hint(_)) | (Lie::NearIsFar, Placement::Near { .. }) => {
+                at(Placement::Hint(1 << 40))
+            }
+            (Lie::HintReplaces, Placement::Hint(address))
+            | (Lie::AtReplaces, Placement::At(address)) => somewhere(address),
+            (Lie::HighIsLow, Placement::High) => at(Placement::Hint(1 << 30)),
+            _ => NATIVE.reserve(options),
+        }?;
+        let range = PageRange::new(start.as_ptr(), len);
+        if self.lie == Lie::ReservedIsReadable {
+            self.protect_quietly(range, Protection::ReadOnly);
+        }
+        if self.lie == Lie::ReserveTakesMemory && len == 1 << 30 {
+            let part = PageRange::new(start.as_ptr(), 32 << 20);
+            self.protect_quietly(part, Protection::ReadWrite);
+            // SAFETY: reserved and writable.
+            unsafe { start.write_bytes(1, part.len) };
+            self.protect_quietly(part, Protection::NoAccess);
+        }
+        *self.last.lock().unwrap() = (start.as_ptr().expose_provenance(), len);
+        Ok(start)
+    }
+
+    unsafe fn map(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        let protection = match self.lie {
+            Lie::MapIgnoresProtection => Protection::ReadWrite,
+            _ => protection,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.map(range, protection) }?;
+        if self.lie == Lie::MapIsDirty && protection == Protection::ReadWrite {
+            // SAFETY: mapped and writable.
+            unsafe { range.start.write(1) };
+        }
+        if self.lie == Lie::MapTakesNeighbours {
+            self.protect_quietly(self.wider(range), protection);
+        }
+        Ok(())
+    }
+
+    unsafe fn used(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.used(range, protection) }
+    }
+
+    unsafe fn unused(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        how: GiveBack,
+    ) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        let range = match self.lie {
+            Lie::UnusedDoesNothing => return Ok(()),
+            Lie::UnusedOfThreePagesDoesNothing if range.len == 3 * NATIVE.page_size() => {
+                return Ok(());
+            }
+            // Half of the address space is refused, with an error that is not for misuse.
+            Lie::UnusedIsRefused if Liar::proper(range) => {
+                return NATIVE.alloc(1 << 63).map(|_| ());
+            }
+            Lie::UnusedTakesNeighbours => {
+                self.drop_contents(self.wider(range));
+                range
+            }
+            _ => range,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.unused(range, protection, how) }?;
+        match self.lie {
+            Lie::UnusedTakesAccess => self.protect_quietly(range, Protection::NoAccess),
+            Lie::UnusedMakesWritable => self.protect_quietly(range, Protection::ReadWrite),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    unsafe fn unused_batch(
+        &self,
+        ranges: &[PageRange],
+        protection: Protection,
+        how: GiveBack,
+    ) -> Result<(), BatchError> {
+        let ranges = match (self.lie, ranges) {
+            (Lie::BatchSkipsTheLast, [but_the_last @ .., _]) => but_the_last,
+            (Lie::BatchTakesAnything, _) => return Ok(()),
+            (Lie::BatchIsRefused, _) => {
+                let error = NATIVE.alloc(0).unwrap_err();
+                return Err(BatchError { done: 0, error });
+            }
+            _ => ranges,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.unused_batch(ranges, protection, how) }
+    }
+
+    unsafe fn fault(&self, range: PageRange) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        match self.lie {
+            Lie::FaultDoesNothing => return Ok(()),
+            // SAFETY: the caller's promise.
+            Lie::FaultKeepsContents => unsafe {
+                return NATIVE.protect(range, Protection::NoAccess);
+            },
+            Lie::FaultTakesNeighbours => self.drop_contents(self.wider(range)),
+            _ => {}
+        }
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.fault(range) }
+    }
+
+    unsafe fn free(&self, range: PageRange) -> Result<(), Error> {
+        let kept = self.lie == Lie::FreeDoesNothing && range.len < 1 << 30;
+        if self.takes(range) || kept {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.free(range) }
+    }
+
+    unsafe fn protect(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+        if self.takes(range) || self.lie == Lie::ProtectDoesNothing {
+            return Ok(());
+        }
+        if self.lie == Lie::ProtectDropsContents {
+            self.drop_contents(range);
+        }
+        let protection = match (self.lie, protection) {
+            (Lie::NothingIsExecutable, Protection::ReadExecute) => Protection::ReadOnly,
+            _ => protection,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.protect(range, protection) }
+    }
+
+    unsafe fn huge_page(&self, range: PageRange) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        self.hint(range, unsafe { NATIVE.huge_page(range) })
+    }
+
+    unsafe fn no_huge_page(&self, range: PageRange) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        self.hint(range, unsafe { NATIVE.no_huge_page(range) })
+    }
+
+    unsafe fn collapse(&self, range: PageRange) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        self.hint(range, unsafe { NATIVE.collapse(range) })
+    }
+
+    unsafe fn name(&self, range: PageRange, name: &CStr) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        self.hint(range, unsafe { NATIVE.name(range, name) })
+    }
+
+    fn residency(&self, range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error> {
+        if self.takes(range) {
+            return Ok(());
+        }
+        if self.lie == Lie::ResidencyIsWrong && Liar::proper(range) {
+            pages.fill(PageResidency { resident: true, ..PageResidency::default() });
+            return Ok(());
+        }
+        NATIVE.residency(range, pages)
+    }
+
+    fn resident_bytes(&self, range: PageRange) -> Result<usize, Error> {
+        match self.lie {
+            Lie::ResidentBytesAreWrong => Ok(range.len),
+            _ if self.takes(range) => Ok(0),
+            _ => NATIVE.resident_bytes(range),
+        }
+    }
+
+    fn monotonic_time(&self) -> Duration {
+        match self.lie {
+            Lie::TimeGoesBack => Duration::from_nanos(self.ticks.fetch_sub(1, SeqCst)),
+            _ => NATIVE.monotonic_time(),
+        }
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        match self.lie {
+            Lie::TimeGoesBack => Duration::ZERO,
+            _ => NATIVE.thread_cpu_time(),
+        }
+    }
+
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
+        NATIVE.park(word, while_equal, timeout);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        if self.lie != Lie::WakeDoesNothing {
+            NATIVE.wake(word, count);
+        }
+    }
+}
+
+/// Each lie, and checks that must fail on it: the beginnings of their names.
+const LIES: &[(Lie, &[&str])] = &[
+    (
+        Lie::AllocIsDirty,
+        &["alloc: memory is zero and", "alloc: memory is zero after", "Reservation: alloc"],
+    ),
+    (Lie::AllocHasNoEnd, &["alloc: more than"]),
+    (
+        Lie::FreeDoesNothing,
+        &[
+            "free: freed memory faults",
+            "free: no address space",
+            "free: the place",
+            "alloc, free: the resident set",
+            "Reservation: free",
+        ],
+    ),
+    (
+        Lie::ReservedIsReadable,
+        &[
+            "reserve: reading and writing fault",
+            "map: the pages around",
+            "Reservation: what the states forbid",
+        ],
+    ),
+    (Lie::ReserveOverlaps, &["reserve: no two"]),
+    (Lie::ReserveTakesMemory, &["reserve: address space costs"]),
+    (
+        Lie::AlignmentIsIgnored,
+        &[
+            "reserve: aligned to 64 KiB",
+            "reserve: aligned to 2 MiB",
+            "reserve: aligned to 32 MiB",
+            "reserve: aligned to 1 GiB",
+        ],
+    ),
+    (Lie::AlignmentLeavesTheRest, &["reserve: alignment leaves"]),
+    (Lie::HintIsIgnored, &["reserve: a hint at a free"]),
+    (Lie::HintReplaces, &["reserve: a hint at a taken"]),
+    (Lie::AtReplaces, &["reserve: a taken address"]),
+    (Lie::NearIsFar, &["reserve: near an", "reserve: nothing free near"]),
+    (Lie::HighIsLow, &["reserve: high"]),
+    (
+        Lie::MapIgnoresProtection,
+        &["map, used: no access", "map, used: read only", "map, used: read and execute"],
+    ),
+    (
+        Lie::MapIsDirty,
+        &["map, used: read and write", "fault: contents are gone when mapped", "fault: of a whole"],
+    ),
+    (Lie::MapTakesNeighbours, &["map: the pages around"]),
+    (Lie::NothingIsExecutable, &["protect: code"]),
+    (Lie::ProtectDoesNothing, &["protect: access that is taken away"]),
+    (Lie::ProtectDropsContents, &["protect: contents stay", "protect: the pages around"]),
+    (
+        Lie::UnusedDoesNothing,
+        &[
+            "unused eagerly: contents",
+            "unused eagerly: memory that is read only",
+            "unused eagerly: the resident set",
+            "unused eagerly: no page",
+            "unused: eagerly after lazily",
+            "unused eagerly: pages that a forked child",
+            "unused eagerly: pages that are locked",
+        ],
+    ),
+    (Lie::UnusedIsRefused, &["Account: figures", "Reservation: states", "unused lazily: contents"]),
+    (
+        Lie::UnusedTakesAccess,
+        &[
+            "unused lazily: what is written",
+            "unused eagerly: what is written",
+            "unused lazily: contents",
+        ],
+    ),
+    (
+        Lie::UnusedTakesNeighbours,
+        &["unused lazily: the pages around", "unused eagerly: the pages around"],
+    ),
+    (
+        Lie::UnusedMakesWritable,
+        &["unused lazily: memory that is read", "unused eagerly: memory that is read"],
+    ),
+    (Lie::UnusedOfThreePagesDoesNothing, &["Reservation: random operations"]),
+    (
+        Lie::LazyIsEager,
+        &["unused lazily: contents", "unused lazily: the resident set", "unused lazily: no page"],
+    ),
+    (Lie::BatchIsRefused, &["unused_batch: no ranges", "Reservation: given back in a batch"]),
+    (Lie::BatchSkipsTheLast, &["unused_batch: every range", "unused_batch: more ranges"]),
+    (Lie::BatchTakesAnything, &["unused_batch: a bad range"]),
+    (
+        Lie::FaultDoesNothing,
+        &["fault: Ready memory", "fault: Prepared memory", "Reservation: states"],
+    ),
+    (
+        Lie::FaultKeepsContents,
+        &[
+            "fault: contents are gone when mapped",
+            "fault: contents are gone that could only",
+            "fault: the resident set",
+            "fault: no page",
+            "fault: of a whole",
+            "fault: pages that a forked child",
+            "fault: pages that are locked",
+        ],
+    ),
+    (Lie::FaultTakesNeighbours, &["fault: the pages around"]),
+    (
+        Lie::HintsDropContents,
+        &["huge_page: contents", "no_huge_page: contents", "collapse: contents", "name: contents"],
+    ),
+    (Lie::ResidencyIsWrong, &["residency: pages that were touched", "residency: room for another"]),
+    (Lie::ResidentBytesAreWrong, &["residency: the bytes"]),
+    (
+        Lie::MisuseIsTaken,
+        &[
+            "misuse: an unaligned address",
+            "misuse: an unaligned length",
+            "misuse: an empty range",
+            "misuse: a range past the end",
+            "misuse: no length, and half a page, are refused by alloc",
+            "misuse: no length, and half a page, are refused by reserve",
+            "misuse: an alignment",
+            "misuse: more than there can be",
+        ],
+    ),
+    (Lie::RegistryChanges, &["Registry: finds"]),
+    (Lie::TimeGoesBack, &["monotonic_time: never", "thread_cpu_time: grows"]),
+    (Lie::WakeDoesNothing, &["park, wake: a thread"]),
+];
+
+/// Checks that no system above fails: a lock that does not exclude is no system's doing, and one
+/// whose park never ends would never be heard of again.
+const NEVER_FAIL: &[&str] = &["Lock: threads that contend", "park: ends when"];
+
+#[test]
+fn every_check_fails_on_a_system_that_breaks_its_promise() {
+    let mut failed_somewhere = BTreeSet::new();
+    for &(lie, expected) in LIES {
+        let run = run(&Liar::new(lie), &Running::NEW);
+        let failed = run.names("fail");
+        assert_eq!(run.summary.failed, failed.len());
+        for beginning in expected {
+            let found = failed.iter().any(|name| name.starts_with(beginning));
+            assert!(found, "on {lie:?}, {beginning:?} did not fail:\n{}", run.text);
+        }
+        failed_somewhere.extend(failed.into_iter().map(str::to_owned));
+    }
+    let honest = run(&NATIVE, &Running::NEW);
+    let never: Vec<_> = honest
+        .checks
+        .keys()
+        .filter(|name| !failed_somewhere.contains(*name))
+        .filter(|name| !NEVER_FAIL.iter().any(|beginning| name.starts_with(beginning)))
+        .collect();
+    assert!(never.is_empty(), "these failed on no lie: {never:#?}");
+}
