@@ -492,8 +492,8 @@ impl<O: Os> Reservation<O> {
         let whole = match operation {
             _ if error.kind() == ErrorKind::Lost => false,
             // A protection is changed mapping by mapping, and a limit may stop that half way.
-            // SAFETY: the range is ours, was accessible like this, and its user keeps others out.
             Operation::Fault | Operation::Protect => {
+                // SAFETY: the range is ours, allowed this before, and its user keeps others out.
                 unsafe { self.os.protect(range, protection) }.is_ok()
             }
             _ => true,

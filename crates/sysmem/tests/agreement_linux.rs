@@ -195,10 +195,11 @@ fn compare(steps: &Steps, exactly: bool) -> Result<(), TestCaseError> {
             {
                 let (start, len) = (real.at(at).cast(), npages * page);
                 // SAFETY: locking changes no memory.
-                let done = match locked {
-                    true => unsafe { libc::mlock(start, len) },
-                    // SAFETY: as above.
-                    false => unsafe { libc::munlock(start, len) },
+                let done = unsafe {
+                    match locked {
+                        true => libc::mlock(start, len),
+                        false => libc::munlock(start, len),
+                    }
                 };
                 prop_assert_eq!(done, 0);
                 let range = PageRange::new(model.at(at), len);

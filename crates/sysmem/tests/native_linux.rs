@@ -8,7 +8,7 @@ use std::fs;
 use sysmem::native::Kernel;
 use sysmem::os::PageResidency;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Call, Faulty, Traced};
+use sysmem::sim::{Call, Faulty, Settings, Simulated, Traced};
 use sysmem::{
     Account, Errno, Error, ErrorKind, GiveBack, Limit, Native, Os, PageRange, Placement,
     Protection, Reservation, ReserveOptions, State, page_size,
@@ -477,6 +477,23 @@ fn each_operation_is_one_call() {
         counts
     };
     assert_eq!(counts, [1, 2, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_simulated_kernel_with_real_memory_faults_for_real() {
+    let kernel = Simulated::new(Settings::real(1 << 36));
+    let page = page_size();
+    let os = Linux::new(kernel);
+    let mut memory = Reservation::reserve_in(os, ReserveOptions::new(1 << 35), &ACCOUNT).unwrap();
+    memory.map(0, 2 * page, Protection::ReadWrite).unwrap();
+    memory.map(2 * page, page, Protection::ReadOnly).unwrap();
+    memory.used(0, 3 * page).unwrap();
+    // SAFETY: what faults kills the child, which is the point.
+    let write = |index| unsafe { word(&memory, index).write_volatile(1) };
+    assert!(!dies_of_access(|| write(1)));
+    assert!(dies_of_access(|| write(2)), "ReadOnly, written");
+    assert!(dies_of_access(|| _ = read(&memory, 3)), "Reserved, read");
+    assert!(dies_of_access(|| _ = read(&memory, 1 << 20)), "Reserved, far away");
 }
 
 #[test]

@@ -251,7 +251,7 @@ fn a_fixed_mapping_that_fails_leaves_a_hole_up_to_6_11() {
         assert_eq!(kernel.protection_at(reserved.addr()).is_none(), hole, "{version:?}");
         // What is replaced counts for what replaces it only where it is set aside.
         let replaced = mmap_at(&kernel, memory, 4, FIXED);
-        assert_eq!(replaced.is_ok(), true, "{version:?}");
+        assert!(replaced.is_ok(), "{version:?}");
     }
 }
 

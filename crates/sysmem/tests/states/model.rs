@@ -59,6 +59,9 @@ pub struct World {
 /// What an operation makes of a page, if it may.
 type Step<'a> = &'a dyn Fn(Page) -> Result<Page, ErrorKind>;
 
+/// An operation on an offset and a length.
+type Operate<'a> = &'a dyn Fn(&mut Reservation<Kernel>, usize, usize) -> Result<(), Error>;
+
 impl World {
     pub fn new(kernel: Simulated, overcommit: Overcommit, proc_mounted: bool) -> World {
         let faulty = Faulty::new(kernel.clone());
@@ -240,13 +243,7 @@ impl World {
     }
 
     /// Runs an operation that makes `step` of each page of a part.
-    fn run(
-        &mut self,
-        part: Part,
-        executes: bool,
-        step: Step,
-        operate: &dyn Fn(&mut Reservation<Kernel>, usize, usize) -> Result<(), Error>,
-    ) {
+    fn run(&mut self, part: Part, executes: bool, step: Step, operate: Operate) {
         let (which, at, end) = self.part(part);
         let page_size = self.page_size();
         let entry = &mut self.entries[which];
