@@ -100,6 +100,8 @@ fn under_a_limit_on_address_space_reservations_shrink_to_what_is_left() {
         assert_eq!(named, Limit::AddressSpace(limit as u64), "{error}");
         let obtained = runs.len() * 4 * PAGE;
         assert!(obtained + 512 * KIB > limit, "{obtained} of {limit} bytes were had");
+        let reservations = heap.statistics().reservations;
+        assert!(reservations <= 24, "{reservations} reservations, where halves suffice");
         heap.verify().unwrap();
         // What is freed can be had again.
         let count = runs.len();

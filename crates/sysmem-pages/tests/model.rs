@@ -174,10 +174,10 @@ impl Model {
                             *page = Page::Free { backed: true, dirty: self.setting.refusals }
                         }
                     },
-                    Page::Free { backed: true, dirty } if released => {
-                        if self.state(address) == State::Prepared {
-                            *page = Page::Free { backed: false, dirty: dirty && lazy };
-                        }
+                    Page::Free { backed: true, dirty }
+                        if released && self.state(address) == State::Prepared =>
+                    {
+                        *page = Page::Free { backed: false, dirty: dirty && lazy };
                     }
                     _ => {}
                 }
@@ -235,7 +235,7 @@ impl Model {
         }
     }
 
-    fn words(&self, start: NonNull<u8>, npages: usize) -> &mut [u64] {
+    fn words(&self, start: NonNull<u8>, npages: usize) -> &'static mut [u64] {
         let len = npages * self.page_size / 8;
         // SAFETY: the pages belong to a run that the model holds, and one slice is used at a time.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), len) }
