@@ -287,9 +287,9 @@ fn notes(program: &[Image], watched: &Watched, turned_away: u64) -> Vec<String> 
         ),
         Some(last) if !last.exited && matches!(watched.end, End::Exited { .. }) => {
             notes.push(format!(
-                "{} ended without its exit handlers, or executed a program that the allocator is \
-                 not in; the allocator's figures are the last that were published, the kernel's \
-                 were sampled {} times a second",
+                "{} ended without its exit handlers, or executed a program that published nothing; \
+                 the allocator's figures are the last that were published, the kernel's were \
+                 sampled {} times a second",
                 last.name,
                 1000 / INTERVAL.as_millis()
             ));

@@ -104,7 +104,8 @@ impl Page {
     }
 
     fn heap(&mut self, heap: &Heap, kernel: Option<&Kernel>, style: Style) {
-        let allocations = format!("in {} allocations", grouped(heap.allocations));
+        let allocations = format!("in {}", counted(heap.allocations, "allocation"));
+        let frees = format!("in {}", counted(heap.frees, "free"));
         self.row("asked for", bytes(heap.requested_bytes), &allocations);
         let rounded = percent(
             heap.allocated_bytes.saturating_sub(heap.requested_bytes),
@@ -112,7 +113,7 @@ impl Page {
         );
         let remark = format!("{rounded} more than asked for, by rounding");
         self.row("  in blocks of", bytes(heap.allocated_bytes), &remark);
-        self.row("  freed", bytes(heap.freed_bytes), &format!("in {} frees", grouped(heap.frees)));
+        self.row("  freed", bytes(heap.freed_bytes), &frees);
         self.line("");
         self.row("page heap in use", bytes(heap.in_use_bytes), "objects, and caches for them");
         self.row("  free", bytes(heap.free_bytes), "backed by memory, ready for use");
@@ -247,6 +248,11 @@ fn duration(ns: u64) -> String {
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// How many of something there are.
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// A count with its thousands set apart.

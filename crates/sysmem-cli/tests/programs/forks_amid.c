@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, FORKS = 200, HELD = 64 };
+enum { THREADS = 4, FORKS = 60, HELD = 64 };
 
 static atomic_int stop;
 
