@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use refusal::{OWN_FAILURE, Refusal};
 use run::End;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::exit;
 
@@ -89,7 +90,8 @@ fn command() -> i32 {
         Ok(End::Exited { status }) => status,
         Ok(End::Killed { signal, .. }) => signals::die_of(signal),
         Err(Refusal { status, reason }) => {
-            eprintln!("sysmem: {reason}");
+            // Nobody may be there to read it; the status says it too.
+            let _ = writeln!(std::io::stderr(), "sysmem: {reason}");
             status
         }
     }
