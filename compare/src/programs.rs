@@ -140,10 +140,12 @@ impl Allocator {
     }
 }
 
-/// The peak resident set in the figures that `sysmem run --json` writes (docs/json.md).
+/// The largest resident set of any process in a report of `sysmem run --json` (docs/json.md).
 fn peak_in(json: &[u8]) -> Option<u64> {
-    let figures: serde_json::Value = serde_json::from_slice(json).ok()?;
-    figures.get("peak_resident_bytes")?.as_u64()
+    let report: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let descendants = report["descendants"].as_array()?;
+    let processes = descendants.iter().chain([&report["program"]]);
+    processes.filter_map(|process| process["peak_resident"]["bytes"].as_u64()).max()
 }
 
 /// Plain, sysmem, and the peers that are installed.
