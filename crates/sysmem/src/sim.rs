@@ -6,6 +6,12 @@
 //! free to choose it chooses, by a seed, what a program is least prepared for. [`Settings`] says
 //! which kernel and which limits.
 //!
+//! [`Traced`] and [`Faulty`] stand before any table of calls, the running kernel's too: one keeps a
+//! record, the other makes calls fail.
+//!
+//! Inside, one model of virtual memory (`machine`, with `mappings` and `memory`) knows of no
+//! kernel; the rules of each are a module over it (`linux`).
+//!
 //! ```
 //! use sysmem::os::linux::Linux;
 //! use sysmem::sim::{Settings, Simulated};

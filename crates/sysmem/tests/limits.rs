@@ -139,6 +139,21 @@ fn a_protection_that_fails_half_way_is_taken_back() {
 }
 
 #[test]
+fn a_map_that_fails_half_way_leaves_everything_reserved() {
+    let kernel = Simulated::new(Settings { scattered: false, ..Settings::heap(256 * PAGE) });
+    let mut memory = reserve(&kernel, 32).unwrap();
+    memory.huge_page(0, 16 * PAGE).unwrap();
+    let most = kernel.mappings().len() + 2;
+    kernel.set(|settings| settings.max_map_count = most);
+    let before = kernel.mappings();
+    // The first mapping becomes writable whole; the second would have to be split.
+    let error = memory.map(0, 24 * PAGE, Protection::ReadWrite).unwrap_err();
+    assert!(matches!(limit_of(error), Some(Limit::Mappings(_))), "{error}");
+    assert_eq!(memory.state(0), Some((State::Reserved, Protection::NoAccess, 32 * PAGE)));
+    assert_eq!(kernel.mappings(), before);
+}
+
+#[test]
 fn the_commit_limit_is_named_and_faulting_gives_the_charge_back() {
     let limit = 64 * PAGE as u64;
     for backing in [Backing::Heap, Backing::Real] {

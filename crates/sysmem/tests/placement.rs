@@ -160,6 +160,35 @@ fn alignment_up_to_a_gibibyte_leaves_no_excess() {
 }
 
 #[test]
+fn what_cannot_be_trimmed_at_once_does_not_stay_behind() {
+    let mut failed = 0;
+    for seed in 0..100 {
+        let kernel = Simulated::new(Settings { seed, ..Settings::heap(4 << 20) });
+        let faulty = Faulty::new(kernel.clone());
+        let os = Linux::new(faulty.clone());
+        drop(Reservation::reserve_in(os.clone(), ReserveOptions::new(PAGE), &ACCOUNT).unwrap());
+        // The address below the first try is taken, so that there is something to trim.
+        let refuse_exact =
+            |call: &Call| matches!(call, Call::Mmap { flags, .. } if flags & 0x10_0000 != 0);
+        let mut munmaps = 0;
+        faulty.fail_when(move |_, call| {
+            munmaps += usize::from(matches!(call, Call::Munmap { .. }));
+            // The first takes back the try that was not aligned; the next two trim.
+            let trims = matches!(call, Call::Munmap { .. }) && munmaps == 2 + seed as usize % 2;
+            (trims || refuse_exact(call)).then_some(Errno(12))
+        });
+        let options = ReserveOptions::new(3 * PAGE).align(1 << 18);
+        let result = Reservation::reserve_in(os.clone(), options, &ACCOUNT);
+        let kept = result.as_ref().map_or(0, |memory| memory.len());
+        failed += usize::from(kept == 0);
+        assert_eq!(kernel.totals().mapped, kept + os.registry().metadata_bytes());
+        // What comes after is not refused.
+        faulty.fail_nothing();
+    }
+    assert!(failed > 50, "trimming was refused {failed} times");
+}
+
+#[test]
 fn alignment_that_does_not_fit_is_refused_and_leaves_nothing() {
     let kernel = Simulated::new(Settings::heap(1 << 20));
     let error = reserve(&kernel, ReserveOptions::new(PAGE).align(3 * PAGE)).unwrap_err();

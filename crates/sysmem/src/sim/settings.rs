@@ -15,8 +15,9 @@ pub enum Backing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LazilyFreed {
     /// Each page at once, at some later call while its bytes are what they were, or never, as
-    /// the seed decides. A program that writes to a page exactly what it held before may lose
-    /// that write: use distinct values.
+    /// the seed decides. A kernel sees writes in the page table; here bytes are compared, so a
+    /// program that writes to a page exactly what it held may lose that write. Where tests cannot
+    /// write distinct values, the other two are sound.
     Adversarial,
     /// At once.
     Dropped,
