@@ -7,6 +7,7 @@ use sysmem::{GiveBack, Os, Protection, ReserveOptions};
 
 use crate::Options;
 use crate::platform::Platform;
+use crate::region::Region;
 use crate::report::{Checked, Report, Stop, Summary, Text};
 
 mod allocation;
@@ -141,15 +142,19 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
 
     fn largest_reservation(&self) {
         let room = self.platform.room() as u64;
+        let before = self.platform.resident();
         let mut largest = None;
         for shift in (20..47).filter(|&shift| 1 << shift <= room) {
             let Ok(len) = usize::try_from(1u64 << shift) else { break };
-            match self.os.reserve(&ReserveOptions::new(len)) {
-                Ok(start) => {
-                    drop(crate::region::Region::of(self, start.as_ptr(), len));
-                    largest = Some(len);
-                }
-                Err(_) => break,
+            let Ok(start) = self.os.reserve(&ReserveOptions::new(len)) else { break };
+            let after = self.platform.resident();
+            drop(Region::of(self, start.as_ptr(), len));
+            largest = Some(len);
+            // An emulator may keep a record of every page: going on would take all memory.
+            let cost = after.zip(before).map_or(0, |(after, before)| after.saturating_sub(before));
+            if cost > self.tolerance() {
+                self.fact("reservations cost", format_args!("{cost} bytes for 2^{shift}"));
+                break;
             }
         }
         match largest {
