@@ -1,9 +1,9 @@
 //! The table of system calls: the narrow waist between what an operating system promises
 //! ([`os`](crate::os)) and the kernel that answers, running (`native`) or simulated (`sim`).
 //!
-//! [`Calls`] is the core that every Unix has. What only some kernels have is a trait of its own
-//! that a backend names as a bound, so that a kernel without the call cannot be asked for it and
-//! no call is a stub. Flags and error numbers are the kernel's own: a backend holds them as
+//! [`Calls`] is the core that every system has, [`UnixCalls`] what every Unix has. What only some
+//! kernels have is a trait of its own that a backend names as a bound, so that a kernel without
+//! the call cannot be asked for it and no call is a stub. Flags and error numbers are the kernel's own: a backend holds them as
 //! constants and asserts at compile time that [`Calls::KERNEL`] is its kernel.
 //!
 //! Pointers are passed as the kernel takes them. A call reports failure as the kernel's [`Errno`]
@@ -20,6 +20,53 @@ use crate::{Errno, PageRange, Registry};
 pub enum Kernel {
     /// Linux, with the numbers that x86_64 and aarch64 share.
     Linux,
+    /// FreeBSD.
+    FreeBsd,
+    /// NetBSD.
+    NetBsd,
+    /// OpenBSD.
+    OpenBsd,
+    /// DragonFly BSD.
+    DragonFly,
+    /// illumos and Solaris.
+    Illumos,
+    /// macOS and its kin.
+    Darwin,
+    /// Windows.
+    Windows,
+}
+
+/// The calls that every system has.
+///
+/// # Safety
+///
+/// The page size is the kernel's.
+pub unsafe trait Calls: Sync {
+    /// The kernel whose numbers the calls take and give.
+    const KERNEL: Kernel;
+
+    /// The size of a page in bytes, a power of two.
+    fn page_size(&self) -> usize;
+
+    /// Time since a fixed moment in the past, never going back.
+    fn monotonic_time(&self) -> Duration;
+
+    /// Processor time that the calling thread has used.
+    fn thread_cpu_time(&self) -> Duration;
+
+    /// Blocks the calling thread while `word` holds `while_equal`, until woken, interrupted or
+    /// timed out; may return early for no reason.
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>);
+
+    /// Wakes at most `count` threads parked on `word`.
+    fn wake(&self, word: &AtomicU32, count: u32);
+
+    /// The value of an environment variable. Not to be called while another thread changes the
+    /// environment.
+    fn environment(&self, name: &CStr) -> Option<&CStr>;
+
+    /// What has been found out about this kernel by asking it once.
+    fn findings(&self) -> &Findings;
 }
 
 /// The calls that every Unix has.
@@ -28,13 +75,7 @@ pub enum Kernel {
 ///
 /// The implementation really maps, protects and releases the memory it says it does: callers
 /// access memory on the strength of its answers.
-pub unsafe trait Calls: Sync {
-    /// The kernel whose numbers the calls take and give.
-    const KERNEL: Kernel;
-
-    /// The size of a page in bytes, a power of two.
-    fn page_size(&self) -> usize;
-
+pub unsafe trait UnixCalls: Calls {
     /// Maps `len` bytes of private anonymous memory: mmap(2) without a file. `address` may be
     /// null.
     ///
@@ -72,26 +113,6 @@ pub unsafe trait Calls: Sync {
 
     /// The soft limit on a resource, `u64::MAX` where there is none: getrlimit(2).
     fn resource_limit(&self, resource: i32) -> Result<u64, Errno>;
-
-    /// Time since a fixed moment in the past, never going back.
-    fn monotonic_time(&self) -> Duration;
-
-    /// Processor time that the calling thread has used.
-    fn thread_cpu_time(&self) -> Duration;
-
-    /// Blocks the calling thread while `word` holds `while_equal`, until woken, interrupted or
-    /// timed out; may return early for no reason.
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>);
-
-    /// Wakes at most `count` threads parked on `word`.
-    fn wake(&self, word: &AtomicU32, count: u32);
-
-    /// The value of an environment variable. Not to be called while another thread changes the
-    /// environment.
-    fn environment(&self, name: &CStr) -> Option<&CStr>;
-
-    /// What has been found out about this kernel by asking it once.
-    fn findings(&self) -> &Findings;
 }
 
 /// What has been found out about a kernel by asking it, kept so that it is asked only once.
@@ -149,7 +170,7 @@ impl Feature {
 }
 
 /// Reading small files the kernel offers, such as those in /proc.
-pub trait Files: Calls {
+pub trait Files: UnixCalls {
     /// Opens a file for reading; the descriptor is closed on exec.
     fn open(&self, path: &CStr) -> Result<i32, Errno>;
     /// Reads from an offset (`pread(2)`); returns the number of bytes read, 0 at the end.
@@ -158,8 +179,8 @@ pub trait Files: Calls {
     fn close(&self, file: i32);
 }
 
-/// Which pages of a range are resident: mincore(2) of Linux, FreeBSD and NetBSD.
-pub trait Mincore: Calls {
+/// Which pages of a range are resident: mincore(2), which OpenBSD removed in 6.5.
+pub trait Mincore: UnixCalls {
     /// Fills `residency` with one byte a page of the range, whose bits are the kernel's.
     fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno>;
 }
@@ -169,14 +190,14 @@ pub trait Mincore: Calls {
 ///
 /// # Safety
 ///
-/// As for [`Calls`].
-pub unsafe trait ProcessMadvise: Calls {
+/// As for [`UnixCalls`].
+pub unsafe trait ProcessMadvise: UnixCalls {
     /// Advises the kernel about ranges of the calling process, in order; returns the number of
     /// bytes it got through, which may be fewer than all.
     ///
     /// # Safety
     ///
-    /// As for [`Calls::madvise`], for each range.
+    /// As for [`UnixCalls::madvise`], for each range.
     unsafe fn process_madvise(&self, ranges: &[PageRange], advice: i32) -> Result<usize, Errno>;
 }
 
@@ -184,12 +205,40 @@ pub unsafe trait ProcessMadvise: Calls {
 ///
 /// # Safety
 ///
-/// As for [`Calls`].
-pub unsafe trait NameMapping: Calls {
+/// As for [`UnixCalls`].
+pub unsafe trait NameMapping: UnixCalls {
     /// Names the mappings of a range.
     ///
     /// # Safety
     ///
     /// The caller owns the range.
     unsafe fn name_mapping(&self, address: *mut u8, len: usize, name: &CStr) -> Result<(), Errno>;
+}
+
+/// Facts about the system by number: sysctl(3) of the BSDs and Darwin.
+pub trait Sysctl: UnixCalls {
+    /// Reads the value called `mib` into `value`; returns its length in bytes.
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno>;
+    /// The number of the calling process, which is part of some names.
+    fn process_id(&self) -> i32;
+}
+
+/// Facts about the system by name: sysctlbyname(3), which OpenBSD has not.
+pub trait SysctlByName: UnixCalls {
+    /// Reads the value called `name` into `value`; returns its length in bytes.
+    fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno>;
+}
+
+/// What a forked child gets of a range: minherit(2) of the BSDs and Darwin.
+///
+/// # Safety
+///
+/// As for [`UnixCalls`].
+pub unsafe trait Minherit: UnixCalls {
+    /// Sets what a forked child gets of the pages of a range.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno>;
 }

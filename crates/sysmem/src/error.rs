@@ -42,6 +42,8 @@ pub enum Operation {
     NoHugePage,
     Collapse,
     Name,
+    SetInheritance,
+    SetDumped,
     Residency,
     Usage,
     /// A page heap handing out a run of pages.
@@ -63,6 +65,8 @@ impl Operation {
             Operation::NoHugePage => "no_huge_page",
             Operation::Collapse => "collapse",
             Operation::Name => "name",
+            Operation::SetInheritance => "set_inheritance",
+            Operation::SetDumped => "set_dumped",
             Operation::Residency => "residency",
             Operation::Usage => "usage",
             Operation::AllocatePages => "allocate pages",

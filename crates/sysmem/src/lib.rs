@@ -66,7 +66,8 @@ pub use error::{Errno, Error, ErrorKind, Limit, Operation};
 pub use lock::{Lock, LockGuard};
 pub use native::{Native, page_size};
 pub use os::{
-    Contents, GiveBack, Os, PageRange, Placement, ReserveOptions, ResidentFalls, UnusedContract,
+    Contents, GiveBack, Inheritance, Os, PageRange, Placement, Policy, ReserveOptions,
+    ResidentFalls, UnusedContract,
 };
 pub use protection::Protection;
 pub use registry::{Registered, Registry};

@@ -10,6 +10,7 @@ use core::time::Duration;
 use crate::{Error, ErrorKind, Operation, Protection, Registry};
 
 pub mod linux;
+pub mod unix;
 
 /// A range of whole pages.
 ///
@@ -90,6 +91,46 @@ pub enum Placement {
     High,
 }
 
+/// What a forked child gets of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Inheritance {
+    /// A copy.
+    #[default]
+    Copy,
+    /// The same memory.
+    Share,
+    /// Nothing: the range is not mapped.
+    Nothing,
+    /// Zeros.
+    Zeros,
+}
+
+/// What memory keeps through every operation.
+///
+/// A mapping that replaces another has none of what the other was told. So each operation that
+/// may map a range anew is told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// Whether pages may become executable.
+    pub executable: bool,
+    /// Whether a core dump has the memory in it.
+    pub dumped: bool,
+    /// What a forked child gets of the memory.
+    pub inheritance: Inheritance,
+}
+
+impl Policy {
+    /// Not executable, dumped, copied for a forked child: what every system does unasked.
+    pub const DEFAULT: Policy =
+        Policy { executable: false, dumped: true, inheritance: Inheritance::Copy };
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy::DEFAULT
+    }
+}
+
 /// What to reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -97,13 +138,13 @@ pub struct ReserveOptions {
     pub(crate) len: usize,
     pub(crate) align: usize,
     pub(crate) placement: Placement,
-    pub(crate) executable: bool,
+    pub(crate) policy: Policy,
 }
 
 impl ReserveOptions {
     /// `len` bytes anywhere, aligned to a page.
     pub const fn new(len: usize) -> ReserveOptions {
-        ReserveOptions { len, align: 1, placement: Placement::Any, executable: false }
+        ReserveOptions { len, align: 1, placement: Placement::Any, policy: Policy::DEFAULT }
     }
 
     /// Aligned to `align` bytes, a power of two; a page where that is less.
@@ -119,7 +160,18 @@ impl ReserveOptions {
     /// Whether pages may become executable later. NetBSD (mmap(2), `PROT_MPROTECT`) must know
     /// when the memory is reserved; asking everywhere keeps a program portable.
     pub const fn executable(self, executable: bool) -> ReserveOptions {
-        ReserveOptions { executable, ..self }
+        ReserveOptions { policy: Policy { executable, ..self.policy }, ..self }
+    }
+
+    /// Whether a core dump has the memory in it; [`Os::supports`] tells whether the system can
+    /// leave it out.
+    pub const fn dumped(self, dumped: bool) -> ReserveOptions {
+        ReserveOptions { policy: Policy { dumped, ..self.policy }, ..self }
+    }
+
+    /// What a forked child gets of the memory; [`Os::supports`] tells whether the system has it.
+    pub const fn inheritance(self, inheritance: Inheritance) -> ReserveOptions {
+        ReserveOptions { policy: Policy { inheritance, ..self.policy }, ..self }
     }
 
     /// The length in bytes.
@@ -194,6 +246,8 @@ pub struct PageResidency {
     pub resident: bool,
     /// Whether the page is in swap.
     pub swapped: bool,
+    /// Whether it is part of a huge page, where the system tells it (FreeBSD).
+    pub huge: bool,
     /// The number of its physical frame, where the system tells it (Linux tells root).
     pub frame: Option<NonZeroU64>,
 }
@@ -228,6 +282,9 @@ pub unsafe trait Os: Sync {
     /// What this system promises of memory given back in that way.
     fn unused_contract(&self, how: GiveBack) -> UnusedContract;
 
+    /// Whether reservations can have this policy here.
+    fn supports(&self, policy: Policy) -> bool;
+
     /// Every reservation made through this system.
     fn registry(&self) -> &Registry;
 
@@ -242,13 +299,18 @@ pub unsafe trait Os: Sync {
 
     /// Reserved → Prepared, to become accessible with `protection`.
     ///
-    /// On failure the range is still Reserved.
+    /// On failure the range is still Reserved, except after [`ErrorKind::Lost`].
     ///
     /// # Safety
     ///
-    /// The range is Reserved and the caller's.
+    /// The range is Reserved with this policy, and the caller's.
     #[doc(alias = "sysMapOS")]
-    unsafe fn map(&self, range: PageRange, protection: Protection) -> Result<(), Error>;
+    unsafe fn map(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error>;
 
     /// Prepared → Ready with the protection it was mapped with, which the caller says again.
     ///
@@ -262,14 +324,15 @@ pub unsafe trait Os: Sync {
     ///
     /// # Safety
     ///
-    /// The range is Ready (or Prepared) with this protection and the caller's; nothing relies on
-    /// its contents.
+    /// The range is Ready (or Prepared) with this protection and policy, and the caller's;
+    /// nothing relies on its contents.
     #[doc(alias = "sysUnusedOS")]
     unsafe fn unused(
         &self,
         range: PageRange,
         protection: Protection,
         how: GiveBack,
+        policy: Policy,
     ) -> Result<(), Error>;
 
     /// [`unused`](Os::unused) for many ranges, in as few system calls as the system allows.
@@ -282,10 +345,11 @@ pub unsafe trait Os: Sync {
         ranges: &[PageRange],
         protection: Protection,
         how: GiveBack,
+        policy: Policy,
     ) -> Result<(), BatchError> {
         for (done, &range) in ranges.iter().enumerate() {
             // SAFETY: the caller's promise for each range.
-            unsafe { self.unused(range, protection, how) }
+            unsafe { self.unused(range, protection, how, policy) }
                 .map_err(|error| BatchError { done, error })?;
         }
         Ok(())
@@ -296,9 +360,10 @@ pub unsafe trait Os: Sync {
     ///
     /// # Safety
     ///
-    /// The range is the caller's and not None; nothing relies on its contents or accesses it.
+    /// The range is the caller's, has this policy and is not None; nothing relies on its contents
+    /// or accesses it.
     #[doc(alias = "sysFaultOS")]
-    unsafe fn fault(&self, range: PageRange) -> Result<(), Error>;
+    unsafe fn fault(&self, range: PageRange, policy: Policy) -> Result<(), Error>;
 
     /// Any → None: releases exactly one whole reservation or allocation.
     ///
@@ -345,6 +410,26 @@ pub unsafe trait Os: Sync {
     ///
     /// The range is the caller's.
     unsafe fn name(&self, range: PageRange, name: &CStr) -> Result<(), Error>;
+
+    /// Sets what a forked child gets of a range. The policy of every later operation on it says
+    /// the same.
+    ///
+    /// # Safety
+    ///
+    /// The range is the caller's.
+    unsafe fn set_inheritance(
+        &self,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), Error>;
+
+    /// Sets whether a core dump has a range in it. The policy of every later operation on it says
+    /// the same. OpenBSD takes this only when memory is reserved.
+    ///
+    /// # Safety
+    ///
+    /// The range is the caller's.
+    unsafe fn set_dumped(&self, range: PageRange, dumped: bool) -> Result<(), Error>;
 
     /// Where each page of a range is. `pages` has one element a page.
     fn residency(&self, range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error>;
@@ -403,6 +488,7 @@ unsafe impl<O: Os + ?Sized> Os for &O {
         fn page_size() -> usize;
         fn huge_page_size() -> Option<usize>;
         fn unused_contract(how: GiveBack) -> UnusedContract;
+        fn supports(policy: Policy) -> bool;
         fn registry() -> &Registry;
         fn alloc(len: usize) -> Result<NonNull<u8>, Error>;
         fn reserve(options: &ReserveOptions) -> Result<NonNull<u8>, Error>;
@@ -414,16 +500,18 @@ unsafe impl<O: Os + ?Sized> Os for &O {
         fn wake(word: &AtomicU32, count: u32);
     }
     forward_unsafe_os! {
-        fn map(range: PageRange, protection: Protection) -> Result<(), Error>;
+        fn map(range: PageRange, protection: Protection, policy: Policy) -> Result<(), Error>;
         fn used(range: PageRange, protection: Protection) -> Result<(), Error>;
-        fn unused(range: PageRange, protection: Protection, how: GiveBack) -> Result<(), Error>;
-        fn unused_batch(ranges: &[PageRange], protection: Protection, how: GiveBack) -> Result<(), BatchError>;
-        fn fault(range: PageRange) -> Result<(), Error>;
+        fn unused(range: PageRange, protection: Protection, how: GiveBack, policy: Policy) -> Result<(), Error>;
+        fn unused_batch(ranges: &[PageRange], protection: Protection, how: GiveBack, policy: Policy) -> Result<(), BatchError>;
+        fn fault(range: PageRange, policy: Policy) -> Result<(), Error>;
         fn free(range: PageRange) -> Result<(), Error>;
         fn protect(range: PageRange, protection: Protection) -> Result<(), Error>;
         fn huge_page(range: PageRange) -> Result<(), Error>;
         fn no_huge_page(range: PageRange) -> Result<(), Error>;
         fn collapse(range: PageRange) -> Result<(), Error>;
+        fn set_inheritance(range: PageRange, inheritance: Inheritance) -> Result<(), Error>;
+        fn set_dumped(range: PageRange, dumped: bool) -> Result<(), Error>;
         fn name(range: PageRange, name: &CStr) -> Result<(), Error>;
     }
 }

@@ -6,16 +6,18 @@
 //! that saw two versions looks again.
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*, fence};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering::*, fence,
+};
 
 use crate::state_map::{Node, NodePool, Page, Shape, StateMap};
-use crate::{Account, Error, Lock, Operation, Os, Protection, State};
+use crate::{Account, Error, Inheritance, Lock, Operation, Os, Policy, Protection, State};
 
 /// One reservation.
 #[repr(align(128))]
 pub(crate) struct Entry {
     version: AtomicU32,
-    pub(crate) executable: AtomicBool,
+    policy: AtomicU8,
     pub(crate) lost: AtomicBool,
     start: AtomicUsize,
     len: AtomicUsize,
@@ -104,7 +106,7 @@ impl Registry {
                 unsafe {
                     entry.write(Entry {
                         version: AtomicU32::new(0),
-                        executable: AtomicBool::new(false),
+                        policy: AtomicU8::new(0),
                         lost: AtomicBool::new(false),
                         start: AtomicUsize::new(0),
                         len: AtomicUsize::new(0),
@@ -205,6 +207,23 @@ impl Entry {
         self.write(|| self.start.store(start.addr().get(), Relaxed));
     }
 
+    pub(crate) fn policy(&self) -> Policy {
+        let bits = self.policy.load(Relaxed);
+        let inheritance = match bits >> 2 {
+            0 => Inheritance::Copy,
+            1 => Inheritance::Share,
+            2 => Inheritance::Nothing,
+            _ => Inheritance::Zeros,
+        };
+        Policy { executable: bits & 1 != 0, dumped: bits & 2 != 0, inheritance }
+    }
+
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        let Policy { executable, dumped, inheritance } = policy;
+        let bits = executable as u8 | (dumped as u8) << 1 | (inheritance as u8) << 2;
+        self.policy.store(bits, Relaxed);
+    }
+
     /// A consistent view of the entry, `None` if it is free.
     fn read(&self) -> Option<Registered<'_>> {
         // A writer changes an entry in a few instructions, but a signal handler may have
@@ -239,14 +258,14 @@ impl<O: Os> Registration<'_, O> {
         self,
         start: NonNull<u8>,
         len: usize,
-        executable: bool,
+        policy: Policy,
         page: Page,
         account: &'static Account,
     ) -> NonNull<Entry> {
         // SAFETY: entries live forever, and `room` gave a valid one.
         let entry = unsafe { &*self.entry };
         entry.write(|| {
-            entry.executable.store(executable, Relaxed);
+            entry.set_policy(policy);
             entry.lost.store(false, Relaxed);
             entry.start.store(start.addr().get(), Relaxed);
             entry.len.store(len, Relaxed);

@@ -4,7 +4,9 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::os::{BatchError, GiveBack, Os, PageRange, PageResidency, ReserveOptions};
+use crate::os::{
+    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, ReserveOptions,
+};
 use crate::registry::{Entry, Registry, lost};
 use crate::state_map::{Page, Shape};
 use crate::{Account, Error, ErrorKind, Operation, Protection, State};
@@ -72,7 +74,7 @@ impl<O: Os> Reservation<O> {
     ) -> Result<Reservation<O>, Error> {
         let room = os.registry().room(&os)?;
         let start = os.reserve(&options)?;
-        let entry = room.enter(start, options.len, options.executable, Page::RESERVED, account);
+        let entry = room.enter(start, options.len, options.policy, Page::RESERVED, account);
         account.obtain(State::Reserved, options.len);
         Ok(Reservation { os, entry, start, len: options.len, account })
     }
@@ -83,7 +85,7 @@ impl<O: Os> Reservation<O> {
         let room = os.registry().room(&os)?;
         let start = os.alloc(len)?;
         let page = Page::new(State::Ready, Protection::ReadWrite);
-        let entry = room.enter(start, len, false, page, account);
+        let entry = room.enter(start, len, Policy::DEFAULT, page, account);
         account.obtain(State::Ready, len);
         Ok(Reservation { os, entry, start, len, account })
     }
@@ -159,7 +161,7 @@ impl<O: Os> Reservation<O> {
                 _ => Plan::Become(Page::RESERVED),
             },
             // SAFETY: the range is ours, `&mut self` keeps others out.
-            |range, _| unsafe { self.os.fault(range) },
+            |range, _| unsafe { self.os.fault(range, self.policy()) },
         )
     }
 
@@ -205,7 +207,7 @@ impl<O: Os> Reservation<O> {
                 found => Plan::Refuse(ErrorKind::WrongState { found }),
             },
             // SAFETY: the range is ours and Reserved; the caller keeps others out.
-            |range, page| unsafe { self.os.map(range, page.protection()) },
+            |range, page| unsafe { self.os.map(range, page.protection(), self.policy()) },
         )
     }
 
@@ -244,7 +246,7 @@ impl<O: Os> Reservation<O> {
             (offset, len),
             plan_unused,
             // SAFETY: the range is ours; the caller keeps others out and gives contents up.
-            |range, page| unsafe { self.os.unused(range, page.protection(), how) },
+            |range, page| unsafe { self.os.unused(range, page.protection(), how, self.policy()) },
         )
     }
 
@@ -290,8 +292,11 @@ impl<O: Os> Reservation<O> {
         let protection = protection.unwrap_or(Protection::NoAccess);
         debug_assert!(first.len > 0);
         // SAFETY: the ranges are ours; the caller keeps others out and gives contents up.
-        let result = unsafe { self.os.unused_batch(ranges, protection, how) };
+        let result = unsafe { self.os.unused_batch(ranges, protection, how, self.policy()) };
         let done = result.map_or_else(|stopped| stopped.done, |()| ranges.len());
+        if matches!(&result, Err(stopped) if stopped.error.kind() == ErrorKind::Lost) {
+            self.entry().lost.store(true, Relaxed);
+        }
         for range in &ranges[..done] {
             let page_size = self.os.page_size();
             let at = offset_of(range) / page_size;
@@ -329,6 +334,29 @@ impl<O: Os> Reservation<O> {
         let range = self.range(Operation::Name, (0, self.len))?;
         // SAFETY: the range is ours.
         unsafe { self.os.name(range, name) }
+    }
+
+    /// What the reservation keeps through every operation.
+    pub fn policy(&self) -> Policy {
+        self.entry().policy()
+    }
+
+    /// Sets what a forked child gets of the whole reservation.
+    pub fn set_inheritance(&mut self, inheritance: Inheritance) -> Result<(), Error> {
+        let range = self.range(Operation::SetInheritance, (0, self.len))?;
+        // SAFETY: the range is ours, and contents stay.
+        unsafe { self.os.set_inheritance(range, inheritance) }?;
+        self.entry().set_policy(Policy { inheritance, ..self.policy() });
+        Ok(())
+    }
+
+    /// Sets whether a core dump has the whole reservation in it.
+    pub fn set_dumped(&mut self, dumped: bool) -> Result<(), Error> {
+        let range = self.range(Operation::SetDumped, (0, self.len))?;
+        // SAFETY: the range is ours, and contents stay.
+        unsafe { self.os.set_dumped(range, dumped) }?;
+        self.entry().set_policy(Policy { dumped, ..self.policy() });
+        Ok(())
     }
 
     /// Where each page of a range is; `pages` has one element a page.
@@ -424,8 +452,7 @@ impl<O: Os> Reservation<O> {
         part: (usize, usize),
         protection: Protection,
     ) -> Result<(), Error> {
-        let executable = self.entry().executable.load(Relaxed);
-        if protection == Protection::ReadExecute && !executable {
+        if protection == Protection::ReadExecute && !self.policy().executable {
             return Err(self.range(operation, part)?.error(operation, ErrorKind::NotExecutable));
         }
         Ok(())

@@ -46,7 +46,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::vec::Vec;
 
-use crate::calls::{Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise};
+use crate::calls::{
+    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, UnixCalls,
+};
 use crate::{Errno, PageRange, Protection};
 use machine::Machine;
 use parking::{Clock, Parking};
@@ -195,32 +197,6 @@ unsafe impl Calls for Simulated {
         self.0.page_size
     }
 
-    unsafe fn mmap(
-        &self,
-        address: *mut u8,
-        len: usize,
-        protection: i32,
-        flags: i32,
-    ) -> Result<*mut u8, Errno> {
-        linux::mmap(&mut self.call(), address.addr(), len, protection, flags)
-    }
-
-    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
-        linux::munmap(&mut self.call(), address.addr(), len)
-    }
-
-    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
-        linux::mprotect(&mut self.call(), address.addr(), len, protection)
-    }
-
-    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
-        linux::madvise(&mut self.call(), address.addr(), len, advice)
-    }
-
-    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
-        linux::resource_limit(&self.call(), resource)
-    }
-
     fn monotonic_time(&self) -> Duration {
         self.0.clock.now()
     }
@@ -245,6 +221,35 @@ unsafe impl Calls for Simulated {
 
     fn findings(&self) -> &Findings {
         &self.0.findings
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl UnixCalls for Simulated {
+    unsafe fn mmap(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        linux::mmap(&mut self.call(), address.addr(), len, protection, flags)
+    }
+
+    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        linux::munmap(&mut self.call(), address.addr(), len)
+    }
+
+    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
+        linux::mprotect(&mut self.call(), address.addr(), len, protection)
+    }
+
+    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
+        linux::madvise(&mut self.call(), address.addr(), len, advice)
+    }
+
+    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
+        linux::resource_limit(&self.call(), resource)
     }
 }
 

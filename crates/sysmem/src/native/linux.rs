@@ -4,7 +4,9 @@ use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
-use crate::calls::{Calls, Files, Findings, Kernel as Name, Mincore, NameMapping, ProcessMadvise};
+use crate::calls::{
+    Calls, Files, Findings, Kernel as Name, Mincore, NameMapping, ProcessMadvise, UnixCalls,
+};
 use crate::os::linux as numbers;
 use crate::{Errno, PageRange};
 
@@ -81,44 +83,6 @@ unsafe impl Calls for Kernel {
         }
     }
 
-    #[inline]
-    unsafe fn mmap(
-        &self,
-        address: *mut u8,
-        len: usize,
-        protection: i32,
-        flags: i32,
-    ) -> Result<*mut u8, Errno> {
-        // SAFETY: the caller's promise.
-        let start = unsafe { libc::mmap(address.cast(), len, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED { Err(last_error()) } else { Ok(start.cast()) }
-    }
-
-    #[inline]
-    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
-        // SAFETY: the caller's promise.
-        done(unsafe { libc::munmap(address.cast(), len) })
-    }
-
-    #[inline]
-    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
-        // SAFETY: the caller's promise.
-        done(unsafe { libc::mprotect(address.cast(), len, protection) })
-    }
-
-    #[inline]
-    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
-        // SAFETY: the caller's promise.
-        done(unsafe { libc::madvise(address.cast(), len, advice) })
-    }
-
-    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is an rlimit to write to.
-        done(unsafe { libc::getrlimit(resource as _, &mut limit) })?;
-        Ok(limit.rlim_cur)
-    }
-
     fn monotonic_time(&self) -> Duration {
         clock(libc::CLOCK_MONOTONIC)
     }
@@ -155,6 +119,47 @@ unsafe impl Calls for Kernel {
     #[inline]
     fn findings(&self) -> &Findings {
         &FINDINGS
+    }
+}
+
+// SAFETY: every call is the kernel's own.
+unsafe impl UnixCalls for Kernel {
+    #[inline]
+    unsafe fn mmap(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        // SAFETY: the caller's promise.
+        let start = unsafe { libc::mmap(address.cast(), len, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED { Err(last_error()) } else { Ok(start.cast()) }
+    }
+
+    #[inline]
+    unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        done(unsafe { libc::munmap(address.cast(), len) })
+    }
+
+    #[inline]
+    unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        done(unsafe { libc::mprotect(address.cast(), len, protection) })
+    }
+
+    #[inline]
+    unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        done(unsafe { libc::madvise(address.cast(), len, advice) })
+    }
+
+    fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is an rlimit to write to.
+        done(unsafe { libc::getrlimit(resource as _, &mut limit) })?;
+        Ok(limit.rlim_cur)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
 use super::ranges::Ranges;
-use crate::os::{GiveBack, Os, PageRange, PageResidency, ReserveOptions};
+use crate::os::{GiveBack, Os, PageRange, PageResidency, Policy, ReserveOptions};
 use crate::{Native, Protection};
 
 /// What memory of the heap backing holds while it may not be accessed.
@@ -206,7 +206,7 @@ impl Memory {
                 }
                 let range = self.real_range(&range);
                 // SAFETY: part of the reservation, and the contents are given up.
-                unsafe { Native::NEW.unused(range, protection, GiveBack::Eager) }
+                unsafe { Native::NEW.unused(range, protection, GiveBack::Eager, Policy::DEFAULT) }
                     .expect("the running system drops the simulated pages");
             }
             Backing::Heap { .. } => {
@@ -226,7 +226,7 @@ impl Memory {
         if let Backing::Real { populated } = &mut self.backing {
             populated.remove(range.clone());
             // SAFETY: part of the reservation, and the contents are given up.
-            unsafe { Native::NEW.fault(self.real_range(&range)) }
+            unsafe { Native::NEW.fault(self.real_range(&range), Policy::DEFAULT) }
                 .expect("the running system takes the simulated memory out of use");
             return;
         }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use super::random::Random;
-use crate::calls::{Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise};
+use crate::calls::{
+    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, UnixCalls,
+};
 use crate::{Errno, PageRange};
 
 /// One call that may fail, with its arguments.
@@ -227,6 +229,33 @@ unsafe impl<K: Calls, W: Watch> Calls for Watched<K, W> {
         self.kernel.page_size()
     }
 
+    fn monotonic_time(&self) -> Duration {
+        self.kernel.monotonic_time()
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        self.kernel.thread_cpu_time()
+    }
+
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
+        self.kernel.park(word, while_equal, timeout);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        self.kernel.wake(word, count);
+    }
+
+    fn environment(&self, name: &CStr) -> Option<&CStr> {
+        self.kernel.environment(name)
+    }
+
+    fn findings(&self) -> &Findings {
+        self.watch.findings().unwrap_or(self.kernel.findings())
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: UnixCalls, W: Watch> UnixCalls for Watched<K, W> {
     unsafe fn mmap(
         &self,
         address: *mut u8,
@@ -260,30 +289,6 @@ unsafe impl<K: Calls, W: Watch> Calls for Watched<K, W> {
     fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
         let call = Call::ResourceLimit { resource };
         self.pass(call, || self.kernel.resource_limit(resource), |&limit| limit as usize)
-    }
-
-    fn monotonic_time(&self) -> Duration {
-        self.kernel.monotonic_time()
-    }
-
-    fn thread_cpu_time(&self) -> Duration {
-        self.kernel.thread_cpu_time()
-    }
-
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.kernel.park(word, while_equal, timeout);
-    }
-
-    fn wake(&self, word: &AtomicU32, count: u32) {
-        self.kernel.wake(word, count);
-    }
-
-    fn environment(&self, name: &CStr) -> Option<&CStr> {
-        self.kernel.environment(name)
-    }
-
-    fn findings(&self) -> &Findings {
-        self.watch.findings().unwrap_or(self.kernel.findings())
     }
 }
 

@@ -1,0 +1,947 @@
+//! What every Unix does in the same way: the operations on top of mmap(2), munmap(2), mprotect(2)
+//! and madvise(2). What a system does in a way of its own is its [`UnixRules`].
+//!
+//! Two things are here because each is easy to get wrong:
+//!
+//! - **Aligned reservations** without excess, where the kernel has no flag for them: a larger one
+//!   is made and trimmed, and nothing stays behind when trimming fails.
+//! - **Replacing** a range by a fixed mapping. What a refused `mmap(MAP_FIXED)` leaves differs
+//!   between kernels, and between reasons on one kernel: the range as it was, or free address
+//!   space that another thread may take at any moment. Where it may be free, it is taken back
+//!   without replacing anything; where that fails, the range is [`ErrorKind::Lost`].
+
+use core::ffi::CStr;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
+
+use crate::calls::{Kernel, Mincore, UnixCalls};
+use crate::os::{
+    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
+    ReserveOptions, UnusedContract,
+};
+use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection, Registry};
+
+// Numbers that every supported Unix shares; `native` holds them against the libc crate.
+pub(crate) const PROT_NONE: i32 = 0;
+pub(crate) const PROT_READ: i32 = 1;
+pub(crate) const PROT_WRITE: i32 = 2;
+pub(crate) const PROT_EXEC: i32 = 4;
+pub(crate) const MAP_PRIVATE: i32 = 0x02;
+pub(crate) const MAP_FIXED: i32 = 0x10;
+pub(crate) const RLIMIT_DATA: i32 = 2;
+pub(crate) const EPERM: Errno = Errno(1);
+pub(crate) const EBADF: Errno = Errno(9);
+pub(crate) const ENOMEM: Errno = Errno(12);
+pub(crate) const EBUSY: Errno = Errno(16);
+pub(crate) const EEXIST: Errno = Errno(17);
+pub(crate) const EINVAL: Errno = Errno(22);
+
+/// The end of the address space that is given out: 47 bits on every system and machine.
+const ADDRESS_END: usize = 1 << 47;
+
+/// The bits that mmap(2) and mprotect(2) take.
+pub(crate) const fn bits(protection: Protection) -> i32 {
+    match protection {
+        Protection::NoAccess => PROT_NONE,
+        Protection::ReadOnly => PROT_READ,
+        Protection::ReadWrite => PROT_READ | PROT_WRITE,
+        Protection::ReadExecute => PROT_READ | PROT_EXEC,
+    }
+}
+
+/// Why a range could not be mapped at its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotPlaced {
+    /// Something is mapped there.
+    Taken,
+    /// Something is mapped there, or memory is exhausted: the kernel has one answer for both.
+    Unclear(Errno),
+    /// The kernel refuses for another reason.
+    Refused(Errno),
+}
+
+/// What a refused fixed mapping leaves of the range it was to replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaves {
+    /// The range as it was.
+    Kept,
+    /// Nothing: the range is free address space.
+    Hole,
+    /// One or the other.
+    Unknown,
+}
+
+/// What came of replacing a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    /// It is fresh memory with the protection asked for.
+    Fresh,
+    /// The kernel refused and left a hole, which was taken back: the range is reserved.
+    Reserved(Errno),
+    /// The kernel refused, and the range is as it was.
+    Kept(Errno),
+    /// The range is not ours any more, or not what it has to be.
+    Lost,
+}
+
+/// What one Unix does in a way of its own.
+///
+/// The hooks that do something have the promises of the [`Os`] method of the same name: the
+/// caller has checked the range, and owns it where the method of `Os` demands it.
+pub trait UnixRules<K: UnixCalls>:
+    Copy + Default + fmt::Debug + Send + Sync + Sized + 'static
+{
+    /// The kernel whose numbers these are.
+    const KERNEL: Kernel;
+
+    /// The flags of private anonymous memory.
+    const ANONYMOUS: i32;
+
+    /// The flags of private anonymous memory that costs nothing until it is used.
+    const RESERVED: i32;
+
+    /// The flags that put a mapping at its address if nothing is there. A kernel that puts it
+    /// elsewhere instead is understood too.
+    const NO_REPLACE: i32;
+
+    /// What the kernel answers when something is there; `ENOMEM` is looked at twice. `None` where
+    /// it puts the mapping elsewhere.
+    const TAKEN: Option<Errno>;
+
+    /// The advice that gives pages back when the system wants memory.
+    const LAZY: i32;
+
+    /// Flags and protection bits that a mapping needs to keep this policy.
+    fn policy_bits(policy: Policy) -> (i32, i32) {
+        let _ = policy;
+        (0, 0)
+    }
+
+    /// Whether memory can have this policy.
+    fn supports(policy: Policy) -> bool;
+
+    /// Gives fresh memory what [`policy_bits`](UnixRules::policy_bits) could not.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn apply_policy(kernel: &K, range: PageRange, policy: Policy) -> Result<(), ErrorKind> {
+        if policy.inheritance == Inheritance::Copy {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::set_inheritance(kernel, range, policy.inheritance) }
+    }
+
+    /// Sets what a forked child gets of a range.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind>;
+
+    /// Sets whether a core dump has a range in it.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn set_dumped(kernel: &K, range: PageRange, dumped: bool) -> Result<(), ErrorKind> {
+        let _ = (kernel, range, dumped);
+        Err(ErrorKind::NotSupported)
+    }
+
+    /// What a fixed mapping refused for that reason leaves.
+    fn refusal_leaves(errno: Errno) -> Leaves;
+
+    /// Whether memory is made accessible by a fixed mapping instead of mprotect(2).
+    fn commits_by_mapping(kernel: &K) -> bool {
+        let _ = kernel;
+        false
+    }
+
+    /// Whether `used` has to set the protection, because `unused` may have left none.
+    fn used_protects(kernel: &K) -> bool {
+        let _ = kernel;
+        false
+    }
+
+    /// Whether that error means that memory, address space or a limit is exhausted.
+    fn is_exhaustion(kernel: &K, operation: Operation, errno: Errno) -> bool {
+        let _ = (kernel, operation);
+        errno == ENOMEM
+    }
+
+    /// Which limit refused `len` bytes, if it can be told.
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit>;
+
+    /// Reserves `len` bytes aligned to `align`, close to `hint` unless that is zero.
+    fn reserve_anywhere(
+        os: &Unix<K, Self>,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        os.reserve_and_trim(hint, len, align, policy)
+    }
+
+    /// Reserves `len` bytes at exactly `address`, if nothing is there.
+    fn reserve_at(
+        os: &Unix<K, Self>,
+        address: usize,
+        len: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, NotPlaced> {
+        os.map_at(address, len, policy)
+    }
+
+    /// Calls `each` with the bounds of every mapping of the process, lowest first. `None` where
+    /// the kernel does not tell.
+    fn mappings(kernel: &K, each: &mut dyn FnMut(usize, usize)) -> Option<()> {
+        let _ = (kernel, each);
+        None
+    }
+
+    /// The size of a huge page that the kernel may build out of pages.
+    fn huge_page_size(kernel: &K) -> Option<usize> {
+        let _ = kernel;
+        None
+    }
+
+    /// The method of [`Os`].
+    fn unused_contract(kernel: &K, how: GiveBack) -> UnusedContract;
+
+    /// The method of [`Os`], where it is more than setting the protection.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn used(os: &Unix<K, Self>, range: PageRange) {
+        let _ = (os, range);
+    }
+
+    /// The method of [`Os`].
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn unused(
+        os: &Unix<K, Self>,
+        range: PageRange,
+        protection: Protection,
+        how: GiveBack,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        match how {
+            // SAFETY: the range is the caller's and its contents are forfeit.
+            GiveBack::Lazy => unsafe { os.kernel.madvise(range.start, range.len, Self::LAZY) }
+                .map_err(|errno| os.refused(Operation::Unused, range, errno)),
+            // SAFETY: as above.
+            GiveBack::Eager => unsafe { os.renew(range, protection, policy) },
+        }
+    }
+
+    /// The method of [`Os`].
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn unused_batch(
+        os: &Unix<K, Self>,
+        ranges: &[PageRange],
+        protection: Protection,
+        how: GiveBack,
+        policy: Policy,
+    ) -> Result<(), BatchError> {
+        for (done, &range) in ranges.iter().enumerate() {
+            // SAFETY: the caller's promise for each range.
+            unsafe { os.unused(range, protection, how, policy) }
+                .map_err(|error| BatchError { done, error })?;
+        }
+        Ok(())
+    }
+
+    /// The method of [`Os`].
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn fault(os: &Unix<K, Self>, range: PageRange, policy: Policy) -> Result<(), Error> {
+        // SAFETY: the caller owns the range and gives its contents up.
+        unsafe { os.replace_by(Operation::Fault, range, Protection::NoAccess, policy) }
+    }
+
+    /// The methods `huge_page`, `no_huge_page` and `collapse` of [`Os`].
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn advise_huge(
+        kernel: &K,
+        operation: Operation,
+        range: PageRange,
+    ) -> Result<(), ErrorKind> {
+        let _ = (kernel, operation, range);
+        Err(ErrorKind::NotSupported)
+    }
+
+    /// The method of [`Os`].
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn name(kernel: &K, range: PageRange, name: &CStr) -> Result<(), ErrorKind> {
+        let _ = (kernel, range, name);
+        Err(ErrorKind::NotSupported)
+    }
+
+    /// The method of [`Os`].
+    fn residency(
+        kernel: &K,
+        range: PageRange,
+        pages: &mut [PageResidency],
+    ) -> Result<(), ErrorKind> {
+        let _ = (kernel, range, pages);
+        Err(ErrorKind::NotSupported)
+    }
+}
+
+/// A Unix with the rules `R`, over a table of calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unix<K, R> {
+    pub(crate) kernel: K,
+    rules: PhantomData<R>,
+}
+
+impl<K, R> Unix<K, R> {
+    /// The system as `kernel` answers it.
+    pub const fn new(kernel: K) -> Unix<K, R> {
+        Unix { kernel, rules: PhantomData }
+    }
+
+    /// The table of calls below.
+    pub const fn kernel(&self) -> &K {
+        &self.kernel
+    }
+}
+
+impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
+    const SPEAKS_ITS_LANGUAGE: () =
+        assert!(K::KERNEL as u8 == R::KERNEL as u8, "a backend on another system's kernel");
+
+    /// The error of a call that failed on `range`, with the limit that refused where it can be
+    /// told.
+    #[cold]
+    pub(crate) fn refused(&self, operation: Operation, range: PageRange, errno: Errno) -> Error {
+        let kind = match R::is_exhaustion(&self.kernel, operation, errno) {
+            true => {
+                let limit = R::limit_behind(&self.kernel, operation, range.len);
+                ErrorKind::OutOfMemory { errno: Some(errno), limit }
+            }
+            false => ErrorKind::System(errno),
+        };
+        range.error(operation, kind)
+    }
+
+    /// As [`refused`](Unix::refused), for what may be known already.
+    #[cold]
+    fn failed(&self, operation: Operation, range: PageRange, kind: ErrorKind) -> Error {
+        match kind {
+            ErrorKind::System(errno) => self.refused(operation, range, errno),
+            kind => range.error(operation, kind),
+        }
+    }
+
+    /// Maps reserved memory; with MAP_FIXED among the flags, over what is there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`UnixCalls::mmap`].
+    pub(crate) unsafe fn map_reserved(
+        &self,
+        address: usize,
+        len: usize,
+        flags: i32,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        let (policy_flags, maximum) = R::policy_bits(policy);
+        let flags = R::RESERVED | policy_flags | flags;
+        let address = ptr::with_exposed_provenance_mut(address);
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.mmap(address, len, PROT_NONE | maximum, flags) }
+    }
+
+    /// Unmaps what was just mapped here.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else knows of the range.
+    unsafe fn unmap(&self, start: *mut u8, len: usize) {
+        // SAFETY: the caller's promise. A refusal cannot be helped: the range stays reserved.
+        let _ = unsafe { self.kernel.munmap(start, len) };
+    }
+
+    /// Reserves `len` bytes at exactly `address` with mmap(2), if nothing is there.
+    pub(crate) fn map_at(
+        &self,
+        address: usize,
+        len: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, NotPlaced> {
+        // SAFETY: nothing is replaced, so nothing of anybody's is touched.
+        match unsafe { self.map_reserved(address, len, R::NO_REPLACE, policy) } {
+            Ok(start) if start.addr() == address => Ok(start),
+            Ok(start) => {
+                // SAFETY: mapped two lines above.
+                unsafe { self.unmap(start, len) };
+                Err(NotPlaced::Taken)
+            }
+            Err(errno) if R::TAKEN != Some(errno) => Err(NotPlaced::Refused(errno)),
+            Err(ENOMEM) => Err(NotPlaced::Unclear(ENOMEM)),
+            Err(_) => Err(NotPlaced::Taken),
+        }
+    }
+
+    /// Tells a taken address from exhaustion: as much space elsewhere is either to be had, or not.
+    fn second_look(&self, why: NotPlaced, len: usize, policy: Policy) -> ErrorKind {
+        match why {
+            NotPlaced::Taken => ErrorKind::Taken,
+            NotPlaced::Refused(errno) => ErrorKind::System(errno),
+            // SAFETY: nothing is replaced.
+            NotPlaced::Unclear(errno) => match unsafe { self.map_reserved(0, len, 0, policy) } {
+                Ok(start) => {
+                    // SAFETY: just mapped.
+                    unsafe { self.unmap(start, len) };
+                    ErrorKind::Taken
+                }
+                Err(_) => ErrorKind::System(errno),
+            },
+        }
+    }
+
+    /// Reserves `len` bytes aligned to `align` with mmap(2), leaving nothing else reserved.
+    pub(crate) fn reserve_and_trim(
+        &self,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        // SAFETY: nothing is replaced.
+        let start = unsafe { self.map_reserved(hint, len, 0, policy) }?;
+        if start.addr() & (align - 1) == 0 {
+            return Ok(start);
+        }
+        // SAFETY: just reserved and known to nobody.
+        unsafe { self.kernel.munmap(start, len) }?;
+        // Most kernels place mappings downward, so the aligned address below is often free.
+        let below = start.addr() & !(align - 1);
+        if below != 0 {
+            if let Ok(start) = R::reserve_at(self, below, len, policy) {
+                return Ok(start);
+            }
+        }
+        let slack = align - self.kernel.page_size();
+        let long = len.checked_add(slack).ok_or(ENOMEM)?;
+        // SAFETY: nothing is replaced.
+        let whole = unsafe { self.map_reserved(hint, long, 0, policy) }?;
+        let head = whole.addr().wrapping_neg() & (align - 1);
+        let start = whole.wrapping_add(head);
+        let tail = slack - head;
+        let trim = |from: *mut u8, len: usize| {
+            if len == 0 {
+                return Ok(());
+            }
+            // SAFETY: inside `whole`, outside the part that is kept.
+            unsafe { self.kernel.munmap(from, len) }
+        };
+        let trimmed = trim(start.wrapping_add(len), tail).and_then(|()| trim(whole, head));
+        if let Err(errno) = trimmed {
+            // Trimming splits a mapping that the kernel joined to its neighbours, and that can
+            // meet a limit on mappings. Nothing may stay behind.
+            for (from, len) in [(whole, head), (start, len), (start.wrapping_add(len), tail)] {
+                let _ = trim(from, len);
+            }
+            return Err(errno);
+        }
+        Ok(start)
+    }
+
+    /// Reserves as close to `address` as can be found.
+    fn reserve_near(
+        &self,
+        address: usize,
+        distance: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, ErrorKind> {
+        let lowest = address.saturating_sub(distance).max(1 << 16);
+        let end = address.saturating_add(distance).min(ADDRESS_END);
+        let candidate = |gap_start: usize, gap_end: usize| {
+            let from = gap_start.max(lowest).checked_next_multiple_of(align)?;
+            let last = gap_end.min(end).checked_sub(len)? & !(align - 1);
+            (from <= last).then(|| (address & !(align - 1)).clamp(from, last))
+        };
+        // Another thread may take the place between the look and the mapping; look again then.
+        for _ in 0..8 {
+            let mut best: Option<usize> = None;
+            let mut consider = |candidate: Option<usize>| {
+                let distance = |candidate: usize| candidate.abs_diff(address);
+                best = match (best, candidate) {
+                    (Some(best), Some(other)) if distance(best) <= distance(other) => Some(best),
+                    (best, other) => other.or(best),
+                };
+            };
+            let mut gap_start = 0;
+            let looked = R::mappings(&self.kernel, &mut |start, end| {
+                consider(candidate(gap_start, start));
+                // A stack grows down into the gap below it: Linux keeps 1 MiB free there
+                // (`stack_guard_gap`), and says so only by refusing.
+                gap_start = end;
+            });
+            if looked.is_none() {
+                let middle = candidate(0, usize::MAX).ok_or(ErrorKind::NoPlace)?;
+                return self.reserve_by_trying(middle, lowest..=end - len, len, align, policy);
+            }
+            consider(candidate(gap_start, usize::MAX));
+            let best = best.ok_or(ErrorKind::NoPlace)?;
+            match R::reserve_at(self, best, len, policy) {
+                Ok(start) => return Ok(start),
+                Err(why) => match self.second_look(why, len, policy) {
+                    ErrorKind::Taken => continue,
+                    kind => return Err(kind),
+                },
+            }
+        }
+        Err(ErrorKind::NoPlace)
+    }
+
+    /// Reserves at the first free place, trying from `middle` outward in steps: for kernels that
+    /// do not list mappings. Small gaps between two steps are not found.
+    fn reserve_by_trying(
+        &self,
+        middle: usize,
+        within: core::ops::RangeInclusive<usize>,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, ErrorKind> {
+        const STEPS: usize = 64;
+        let reach = (middle - within.start()).max(within.end() - middle);
+        let step = (reach / STEPS).max(len).checked_next_multiple_of(align).unwrap_or(usize::MAX);
+        let mut why = NotPlaced::Taken;
+        for index in 0..=STEPS {
+            let away = step.saturating_mul(index);
+            let (above, below) = (middle.checked_add(away), middle.checked_sub(away));
+            for candidate in [above, below].into_iter().flatten() {
+                if !within.contains(&candidate) {
+                    continue;
+                }
+                match R::reserve_at(self, candidate, len, policy) {
+                    Ok(start) => return Ok(start),
+                    // Outside what this kernel maps for programs.
+                    Err(NotPlaced::Refused(_)) => {}
+                    Err(other) => why = other,
+                }
+            }
+        }
+        match self.second_look(why, len, policy) {
+            ErrorKind::Taken => Err(ErrorKind::NoPlace),
+            kind => Err(kind),
+        }
+    }
+
+    fn place(&self, options: &ReserveOptions, align: usize) -> Result<*mut u8, ErrorKind> {
+        let &ReserveOptions { len, placement, policy, .. } = options;
+        let anywhere = |hint: usize| {
+            R::reserve_anywhere(self, hint, len, align, policy).map_err(ErrorKind::System)
+        };
+        match placement {
+            Placement::Any => anywhere(0),
+            Placement::Hint(hint) => {
+                // A kernel that randomizes addresses does not honour a free hint (FreeBSD with
+                // kern.elf64.aslr.enable=1: seen): asked for by address, it is honoured by all.
+                let hint = hint & !(align - 1);
+                match hint {
+                    0 => anywhere(0),
+                    _ => R::reserve_at(self, hint, len, policy).or_else(|_| anywhere(hint)),
+                }
+            }
+            Placement::At(address) if address & (align - 1) != 0 => {
+                Err(ErrorKind::Unaligned { multiple: align })
+            }
+            Placement::At(address) => R::reserve_at(self, address, len, policy)
+                .map_err(|why| self.second_look(why, len, policy)),
+            Placement::Near { address, distance } => {
+                self.reserve_near(address, distance, len, align, policy)
+            }
+            Placement::High => {
+                // Every kernel places 64-bit programs' mappings far above 4 GiB of its own accord;
+                // what a personality or an emulation might do instead is checked.
+                let start = anywhere(0)?;
+                if start.addr() as u64 >= 1 << 32 {
+                    return Ok(start);
+                }
+                // SAFETY: just reserved and known to nobody.
+                unsafe { self.unmap(start, len) };
+                Err(ErrorKind::NoPlace)
+            }
+        }
+    }
+
+    /// Replaces a range by fresh memory with that protection: charged for and accessible, or with
+    /// `NoAccess` reserved.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range; nothing relies on its contents.
+    pub(crate) unsafe fn replace(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Replaced {
+        let PageRange { start, len } = range;
+        let (flags, maximum) = R::policy_bits(policy);
+        let kind = match protection {
+            Protection::NoAccess => R::RESERVED,
+            _ => R::ANONYMOUS,
+        };
+        let flags = kind | flags | MAP_FIXED;
+        // SAFETY: the caller owns the range and gives its contents up.
+        let mapped = unsafe { self.kernel.mmap(start, len, bits(protection) | maximum, flags) };
+        let replaced = match mapped {
+            Ok(_) => Replaced::Fresh,
+            Err(errno) => match R::refusal_leaves(errno) {
+                Leaves::Kept => return Replaced::Kept(errno),
+                // If the place is free, taking it again makes it reserved. Where the kernel may
+                // have kept the range, a taken place is what was there.
+                leaves => match R::reserve_at(self, start.addr(), len, policy) {
+                    Ok(_) if protection == Protection::NoAccess => Replaced::Fresh,
+                    Ok(_) => Replaced::Reserved(errno),
+                    Err(NotPlaced::Taken) if leaves == Leaves::Unknown => {
+                        return Replaced::Kept(errno);
+                    }
+                    Err(_) => return Replaced::Lost,
+                },
+            },
+        };
+        // SAFETY: the range is the caller's again.
+        match unsafe { R::apply_policy(&self.kernel, range, policy) } {
+            Ok(()) => replaced,
+            Err(_) => Replaced::Lost,
+        }
+    }
+
+    /// Replaces a range for an operation that starts from Reserved or ends there: a refusal leaves
+    /// the range as it was, or reserved.
+    ///
+    /// # Safety
+    ///
+    /// As for `replace`.
+    pub(crate) unsafe fn replace_by(
+        &self,
+        operation: Operation,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        match unsafe { self.replace(range, protection, policy) } {
+            Replaced::Fresh => Ok(()),
+            Replaced::Reserved(errno) | Replaced::Kept(errno) => {
+                Err(self.refused(operation, range, errno))
+            }
+            Replaced::Lost => Err(range.error(operation, ErrorKind::Lost)),
+        }
+    }
+
+    /// Gives a range back at once by replacing it with fresh memory of the same protection.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Os::unused`].
+    pub(crate) unsafe fn renew(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        let lost = range.error(Operation::Unused, ErrorKind::Lost);
+        // SAFETY: the range is the caller's and its contents are forfeit.
+        match unsafe { self.replace(range, protection, policy) } {
+            Replaced::Fresh => return Ok(()),
+            Replaced::Reserved(_) => {}
+            Replaced::Lost => return Err(lost),
+            // Close to a limit a kernel may count the range twice: as it is, and as it shall be
+            // (OpenBSD, RLIMIT_DATA: read in sys_mmap). Reserved, it is not counted.
+            // SAFETY: as above.
+            Replaced::Kept(errno) => {
+                match unsafe { self.replace(range, Protection::NoAccess, policy) } {
+                    Replaced::Fresh | Replaced::Reserved(_) => {}
+                    Replaced::Kept(_) => return Err(self.refused(Operation::Unused, range, errno)),
+                    Replaced::Lost => return Err(lost),
+                }
+            }
+        }
+        // SAFETY: as above; the range is reserved.
+        match unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) } {
+            Err(_) if !R::used_protects(&self.kernel) => Err(lost),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where pages are, told by mincore(2), whose bytes `decode` understands.
+pub(crate) fn mincore_residency(
+    kernel: &impl Mincore,
+    range: PageRange,
+    pages: &mut [PageResidency],
+    decode: impl Fn(u8) -> PageResidency,
+) -> Result<(), ErrorKind> {
+    let mut at = range.start;
+    for chunk in pages.chunks_mut(256) {
+        let mut bytes = [0u8; 256];
+        let bytes = &mut bytes[..chunk.len()];
+        let len = chunk.len() * kernel.page_size();
+        kernel.mincore(at, len, bytes).map_err(ErrorKind::System)?;
+        for (page, &byte) in chunk.iter_mut().zip(&*bytes) {
+            *page = decode(byte);
+        }
+        at = at.wrapping_add(len);
+    }
+    Ok(())
+}
+
+// SAFETY: each method does with the kernel's calls what the trait promises, by the rules of its
+// kernel; mmap(2), mprotect(2), munmap(2), madvise(2).
+unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
+    #[inline]
+    fn page_size(&self) -> usize {
+        let () = Self::SPEAKS_ITS_LANGUAGE;
+        self.kernel.page_size()
+    }
+
+    fn huge_page_size(&self) -> Option<usize> {
+        let known = &self.kernel.findings().huge_page_size;
+        let mut size = known.load(Relaxed);
+        if size == 0 {
+            size = R::huge_page_size(&self.kernel).unwrap_or(1);
+            known.store(size, Relaxed);
+        }
+        (size > 1).then_some(size)
+    }
+
+    fn unused_contract(&self, how: GiveBack) -> UnusedContract {
+        R::unused_contract(&self.kernel, how)
+    }
+
+    fn supports(&self, policy: Policy) -> bool {
+        R::supports(policy)
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.kernel.findings().registry
+    }
+
+    fn alloc(&self, len: usize) -> Result<NonNull<u8>, Error> {
+        let range = PageRange::new(ptr::null_mut(), len);
+        range.check(Operation::Alloc, self.kernel.page_size())?;
+        // SAFETY: without MAP_FIXED nothing is replaced.
+        unsafe { self.kernel.mmap(ptr::null_mut(), len, PROT_READ | PROT_WRITE, R::ANONYMOUS) }
+            .and_then(|start| NonNull::new(start).ok_or(EINVAL))
+            .map_err(|errno| self.refused(Operation::Alloc, range, errno))
+    }
+
+    fn reserve(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
+        let &ReserveOptions { len, align, placement, policy } = options;
+        let page_size = self.kernel.page_size();
+        let address = match placement {
+            Placement::At(address) | Placement::Near { address, .. } => address,
+            _ => 0,
+        };
+        let range = PageRange::new(ptr::without_provenance_mut(address), len);
+        PageRange::new(ptr::null_mut(), len).check(Operation::Reserve, page_size)?;
+        if !align.is_power_of_two() || align > ADDRESS_END {
+            return Err(range.error(Operation::Reserve, ErrorKind::BadAlignment));
+        }
+        if !R::supports(policy) {
+            return Err(range.error(Operation::Reserve, ErrorKind::NotSupported));
+        }
+        let fail = |kind| self.failed(Operation::Reserve, range, kind);
+        let start = self.place(options, align.max(page_size)).map_err(fail)?;
+        let placed = PageRange::new(start, len);
+        // SAFETY: just reserved and known to nobody.
+        if let Err(kind) = unsafe { R::apply_policy(&self.kernel, placed, policy) } {
+            // SAFETY: as above.
+            unsafe { self.unmap(start, len) };
+            return Err(fail(kind));
+        }
+        NonNull::new(start).ok_or_else(|| fail(ErrorKind::System(EINVAL)))
+    }
+
+    #[inline]
+    unsafe fn map(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        range.check(Operation::Map, self.kernel.page_size())?;
+        if R::commits_by_mapping(&self.kernel) {
+            // SAFETY: the range is the caller's, and Reserved: nothing relies on its contents.
+            return unsafe { self.replace_by(Operation::Map, range, protection, policy) };
+        }
+        // SAFETY: the range is the caller's, and Reserved: nothing relies on its access.
+        let mapped = unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) };
+        mapped.map_err(|errno| {
+            // Over several mappings mprotect may have changed the first of them; putting those
+            // back joins mappings and needs none.
+            // SAFETY: as above.
+            let _ = unsafe { self.kernel.mprotect(range.start, range.len, PROT_NONE) };
+            self.refused(Operation::Map, range, errno)
+        })
+    }
+
+    #[inline]
+    unsafe fn used(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+        range.check(Operation::Used, self.kernel.page_size())?;
+        if R::used_protects(&self.kernel) {
+            // SAFETY: the range is the caller's and gains access.
+            unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) }
+                .map_err(|errno| self.refused(Operation::Used, range, errno))?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { R::used(self, range) };
+        Ok(())
+    }
+
+    #[inline]
+    unsafe fn unused(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        how: GiveBack,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        range.check(Operation::Unused, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::unused(self, range, protection, how, policy) }
+    }
+
+    unsafe fn unused_batch(
+        &self,
+        ranges: &[PageRange],
+        protection: Protection,
+        how: GiveBack,
+        policy: Policy,
+    ) -> Result<(), BatchError> {
+        let page_size = self.kernel.page_size();
+        for range in ranges {
+            let stop = |error| BatchError { done: 0, error };
+            range.check(Operation::Unused, page_size).map_err(stop)?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { R::unused_batch(self, ranges, protection, how, policy) }
+    }
+
+    unsafe fn fault(&self, range: PageRange, policy: Policy) -> Result<(), Error> {
+        range.check(Operation::Fault, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::fault(self, range, policy) }
+    }
+
+    unsafe fn free(&self, range: PageRange) -> Result<(), Error> {
+        range.check(Operation::Free, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.munmap(range.start, range.len) }
+            .map_err(|errno| self.refused(Operation::Free, range, errno))
+    }
+
+    unsafe fn protect(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+        range.check(Operation::Protect, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) }
+            .map_err(|errno| self.refused(Operation::Protect, range, errno))
+    }
+
+    unsafe fn huge_page(&self, range: PageRange) -> Result<(), Error> {
+        range.check(Operation::HugePage, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::advise_huge(&self.kernel, Operation::HugePage, range) }
+            .map_err(|kind| self.failed(Operation::HugePage, range, kind))
+    }
+
+    unsafe fn no_huge_page(&self, range: PageRange) -> Result<(), Error> {
+        range.check(Operation::NoHugePage, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::advise_huge(&self.kernel, Operation::NoHugePage, range) }
+            .map_err(|kind| self.failed(Operation::NoHugePage, range, kind))
+    }
+
+    unsafe fn collapse(&self, range: PageRange) -> Result<(), Error> {
+        range.check(Operation::Collapse, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::advise_huge(&self.kernel, Operation::Collapse, range) }
+            .map_err(|kind| self.failed(Operation::Collapse, range, kind))
+    }
+
+    unsafe fn name(&self, range: PageRange, name: &CStr) -> Result<(), Error> {
+        range.check(Operation::Name, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::name(&self.kernel, range, name) }
+            .map_err(|kind| self.failed(Operation::Name, range, kind))
+    }
+
+    unsafe fn set_inheritance(
+        &self,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), Error> {
+        range.check(Operation::SetInheritance, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::set_inheritance(&self.kernel, range, inheritance) }
+            .map_err(|kind| self.failed(Operation::SetInheritance, range, kind))
+    }
+
+    unsafe fn set_dumped(&self, range: PageRange, dumped: bool) -> Result<(), Error> {
+        range.check(Operation::SetDumped, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { R::set_dumped(&self.kernel, range, dumped) }
+            .map_err(|kind| self.failed(Operation::SetDumped, range, kind))
+    }
+
+    fn residency(&self, range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error> {
+        let page_size = self.kernel.page_size();
+        range.check(Operation::Residency, page_size)?;
+        if pages.len() != range.len / page_size {
+            return Err(range.error(Operation::Residency, ErrorKind::TooLong));
+        }
+        R::residency(&self.kernel, range, pages)
+            .map_err(|kind| self.failed(Operation::Residency, range, kind))
+    }
+
+    fn monotonic_time(&self) -> Duration {
+        self.kernel.monotonic_time()
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        self.kernel.thread_cpu_time()
+    }
+
+    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
+        self.kernel.park(word, while_equal, timeout);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        self.kernel.wake(word, count);
+    }
+}
