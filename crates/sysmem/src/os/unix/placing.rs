@@ -1,0 +1,253 @@
+//! Where a reservation lies: alignment without excess, and placement that clobbers nothing.
+
+use core::ops::RangeInclusive;
+use core::ptr;
+
+use super::{ADDRESS_END, ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
+use crate::calls::UnixCalls;
+use crate::os::{Placement, Policy, ReserveOptions};
+use crate::{Errno, ErrorKind};
+
+impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
+    /// Maps reserved memory; with MAP_FIXED among the flags, over what is there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`UnixCalls::mmap`].
+    pub(crate) unsafe fn map_reserved(
+        &self,
+        address: usize,
+        len: usize,
+        flags: i32,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        let (policy_flags, maximum) = R::policy_bits(policy);
+        let flags = R::RESERVED | policy_flags | flags;
+        let address = ptr::with_exposed_provenance_mut(address);
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.mmap(address, len, PROT_NONE | maximum, flags) }
+    }
+
+    /// Unmaps what was just mapped here.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else knows of the range.
+    pub(super) unsafe fn unmap(&self, start: *mut u8, len: usize) {
+        // SAFETY: the caller's promise. A refusal cannot be helped: the range stays reserved.
+        let _ = unsafe { self.kernel.munmap(start, len) };
+    }
+
+    /// Reserves `len` bytes at exactly `address` with mmap(2), if nothing is there.
+    pub(crate) fn map_at(
+        &self,
+        address: usize,
+        len: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, NotPlaced> {
+        // SAFETY: nothing is replaced, so nothing of anybody's is touched.
+        match unsafe { self.map_reserved(address, len, R::NO_REPLACE, policy) } {
+            Ok(start) if start.addr() == address => Ok(start),
+            Ok(start) => {
+                // SAFETY: mapped two lines above.
+                unsafe { self.unmap(start, len) };
+                Err(NotPlaced::Taken)
+            }
+            Err(errno) if R::TAKEN != Some(errno) => Err(NotPlaced::Refused(errno)),
+            Err(ENOMEM) => Err(NotPlaced::Unclear(ENOMEM)),
+            Err(_) => Err(NotPlaced::Taken),
+        }
+    }
+
+    /// Tells a taken address from exhaustion: as much space elsewhere is either to be had, or not.
+    fn second_look(&self, why: NotPlaced, len: usize, policy: Policy) -> ErrorKind {
+        match why {
+            NotPlaced::Taken => ErrorKind::Taken,
+            NotPlaced::Refused(errno) => ErrorKind::System(errno),
+            // SAFETY: nothing is replaced.
+            NotPlaced::Unclear(errno) => match unsafe { self.map_reserved(0, len, 0, policy) } {
+                Ok(start) => {
+                    // SAFETY: just mapped.
+                    unsafe { self.unmap(start, len) };
+                    ErrorKind::Taken
+                }
+                Err(_) => ErrorKind::System(errno),
+            },
+        }
+    }
+
+    /// Reserves `len` bytes aligned to `align` with mmap(2), leaving nothing else reserved.
+    pub(crate) fn reserve_and_trim(
+        &self,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        // SAFETY: nothing is replaced.
+        let start = unsafe { self.map_reserved(hint, len, 0, policy) }?;
+        if start.addr() & (align - 1) == 0 {
+            return Ok(start);
+        }
+        // SAFETY: just reserved and known to nobody.
+        unsafe { self.kernel.munmap(start, len) }?;
+        // Most kernels place mappings downward, so the aligned address below is often free.
+        let below = start.addr() & !(align - 1);
+        if below != 0 {
+            if let Ok(start) = R::reserve_at(self, below, len, policy) {
+                return Ok(start);
+            }
+        }
+        let slack = align - self.kernel.page_size();
+        let long = len.checked_add(slack).ok_or(ENOMEM)?;
+        // SAFETY: nothing is replaced.
+        let whole = unsafe { self.map_reserved(hint, long, 0, policy) }?;
+        let head = whole.addr().wrapping_neg() & (align - 1);
+        let start = whole.wrapping_add(head);
+        let tail = slack - head;
+        let trim = |from: *mut u8, len: usize| {
+            if len == 0 {
+                return Ok(());
+            }
+            // SAFETY: inside `whole`, outside the part that is kept.
+            unsafe { self.kernel.munmap(from, len) }
+        };
+        let trimmed = trim(start.wrapping_add(len), tail).and_then(|()| trim(whole, head));
+        if let Err(errno) = trimmed {
+            // Trimming splits a mapping that the kernel joined to its neighbours, and that can
+            // meet a limit on mappings. Nothing may stay behind.
+            for (from, len) in [(whole, head), (start, len), (start.wrapping_add(len), tail)] {
+                let _ = trim(from, len);
+            }
+            return Err(errno);
+        }
+        Ok(start)
+    }
+
+    /// Reserves as close to `address` as can be found.
+    fn reserve_near(
+        &self,
+        address: usize,
+        distance: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, ErrorKind> {
+        let lowest = address.saturating_sub(distance).max(1 << 16);
+        let end = address.saturating_add(distance).min(ADDRESS_END);
+        let candidate = |gap_start: usize, gap_end: usize| {
+            let from = gap_start.max(lowest).checked_next_multiple_of(align)?;
+            let last = gap_end.min(end).checked_sub(len)? & !(align - 1);
+            (from <= last).then(|| (address & !(align - 1)).clamp(from, last))
+        };
+        // Another thread may take the place between the look and the mapping; look again then.
+        for _ in 0..8 {
+            let mut best: Option<usize> = None;
+            let mut consider = |candidate: Option<usize>| {
+                let distance = |candidate: usize| candidate.abs_diff(address);
+                best = match (best, candidate) {
+                    (Some(best), Some(other)) if distance(best) <= distance(other) => Some(best),
+                    (best, other) => other.or(best),
+                };
+            };
+            let mut gap_start = 0;
+            let looked = R::mappings(&self.kernel, &mut |start, end| {
+                consider(candidate(gap_start, start));
+                // A stack grows down into the gap below it: Linux keeps 1 MiB free there
+                // (`stack_guard_gap`), and says so only by refusing.
+                gap_start = end;
+            });
+            if looked.is_none() {
+                let middle = candidate(0, usize::MAX).ok_or(ErrorKind::NoPlace)?;
+                return self.reserve_by_trying(middle, lowest..=end - len, len, align, policy);
+            }
+            consider(candidate(gap_start, usize::MAX));
+            let best = best.ok_or(ErrorKind::NoPlace)?;
+            match R::reserve_at(self, best, len, policy) {
+                Ok(start) => return Ok(start),
+                Err(why) => match self.second_look(why, len, policy) {
+                    ErrorKind::Taken => continue,
+                    kind => return Err(kind),
+                },
+            }
+        }
+        Err(ErrorKind::NoPlace)
+    }
+
+    /// Reserves at the first free place, trying from `middle` outward in steps: for kernels that
+    /// do not list mappings. Small gaps between two steps are not found.
+    fn reserve_by_trying(
+        &self,
+        middle: usize,
+        within: RangeInclusive<usize>,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, ErrorKind> {
+        const STEPS: usize = 64;
+        let reach = (middle - within.start()).max(within.end() - middle);
+        let step = (reach / STEPS).max(len).checked_next_multiple_of(align).unwrap_or(usize::MAX);
+        let mut why = NotPlaced::Taken;
+        for index in 0..=STEPS {
+            let away = step.saturating_mul(index);
+            let (above, below) = (middle.checked_add(away), middle.checked_sub(away));
+            for candidate in [above, below].into_iter().flatten() {
+                if !within.contains(&candidate) {
+                    continue;
+                }
+                match R::reserve_at(self, candidate, len, policy) {
+                    Ok(start) => return Ok(start),
+                    // Outside what this kernel maps for programs.
+                    Err(NotPlaced::Refused(_)) => {}
+                    Err(other) => why = other,
+                }
+            }
+        }
+        match self.second_look(why, len, policy) {
+            ErrorKind::Taken => Err(ErrorKind::NoPlace),
+            kind => Err(kind),
+        }
+    }
+
+    pub(super) fn place(
+        &self,
+        options: &ReserveOptions,
+        align: usize,
+    ) -> Result<*mut u8, ErrorKind> {
+        let &ReserveOptions { len, placement, policy, .. } = options;
+        let anywhere = |hint: usize| {
+            R::reserve_anywhere(self, hint, len, align, policy).map_err(ErrorKind::System)
+        };
+        match placement {
+            Placement::Any => anywhere(0),
+            Placement::Hint(hint) => {
+                // A kernel that randomizes addresses does not honour a free hint (FreeBSD with
+                // kern.elf64.aslr.enable=1: seen): asked for by address, it is honoured by all.
+                let hint = hint & !(align - 1);
+                match hint {
+                    0 => anywhere(0),
+                    _ => R::reserve_at(self, hint, len, policy).or_else(|_| anywhere(hint)),
+                }
+            }
+            Placement::At(address) if address & (align - 1) != 0 => {
+                Err(ErrorKind::Unaligned { multiple: align })
+            }
+            Placement::At(address) => R::reserve_at(self, address, len, policy)
+                .map_err(|why| self.second_look(why, len, policy)),
+            Placement::Near { address, distance } => {
+                self.reserve_near(address, distance, len, align, policy)
+            }
+            Placement::High => {
+                // Every kernel places 64-bit programs' mappings far above 4 GiB of its own accord;
+                // what a personality or an emulation might do instead is checked.
+                let start = anywhere(0)?;
+                if start.addr() as u64 >= 1 << 32 {
+                    return Ok(start);
+                }
+                // SAFETY: just reserved and known to nobody.
+                unsafe { self.unmap(start, len) };
+                Err(ErrorKind::NoPlace)
+            }
+        }
+    }
+}
