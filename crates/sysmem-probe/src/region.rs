@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use sysmem::{Errno, ErrorKind, Os, PageRange, Protection, ReserveOptions};
+use sysmem::{Errno, ErrorKind, Os, PageRange, Policy, Protection, ReserveOptions};
 
 use crate::checks::Suite;
 use crate::platform::{Access, Platform, Seen};
@@ -44,7 +44,7 @@ impl<'s, 'a, O: Os, P: Platform> Region<'s, 'a, O, P> {
     /// Reserved → Ready.
     pub(crate) fn make_ready(&self, range: PageRange, protection: Protection) -> Checked {
         // SAFETY: the range is part of this region, and Reserved.
-        unsafe { self.suite.os.map(range, protection) }?;
+        unsafe { self.suite.os.map(range, protection, Policy::DEFAULT) }?;
         // SAFETY: as above, and Prepared now.
         unsafe { self.suite.os.used(range, protection) }?;
         Ok(())

@@ -1,6 +1,6 @@
 //! `fault`: contents are dropped, memory is given back, and every access faults.
 
-use sysmem::{GiveBack, Os, Protection};
+use sysmem::{GiveBack, Os, Policy, Protection};
 
 use super::Suite;
 use crate::platform::Platform;
@@ -66,7 +66,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
     /// Any state → Reserved, of part of a region.
     fn drop_contents(&self, range: sysmem::PageRange) -> Checked {
         // SAFETY: part of a region of the suite's, contents given up.
-        Ok(unsafe { self.os.fault(range) }?)
+        Ok(unsafe { self.os.fault(range, Policy::DEFAULT) }?)
     }
 
     fn mixed(&self) -> Checked {

@@ -2,7 +2,7 @@
 //! meant (munmap(2), mprotect(2), madvise(2) of the BSDs), or take them for something else.
 
 use sysmem::os::PageResidency;
-use sysmem::{Error, ErrorKind, GiveBack, Os, PageRange, Protection, ReserveOptions};
+use sysmem::{Error, ErrorKind, GiveBack, Os, PageRange, Policy, Protection, ReserveOptions};
 
 use super::Suite;
 use crate::platform::Platform;
@@ -18,15 +18,15 @@ fn calls<O: Os>() -> [Call<'static, O>; 12] {
     const RW: Protection = Protection::ReadWrite;
     [
         // SAFETY: see above.
-        ("map", |os, range| unsafe { os.map(range, RW) }),
+        ("map", |os, range| unsafe { os.map(range, RW, Policy::DEFAULT) }),
         // SAFETY: see above.
         ("used", |os, range| unsafe { os.used(range, RW) }),
         // SAFETY: see above.
-        ("unused lazily", |os, range| unsafe { os.unused(range, RW, GiveBack::Lazy) }),
+        ("unused lazily", |os, range| unsafe { os.unused(range, RW, GiveBack::Lazy, Policy::DEFAULT) }),
         // SAFETY: see above.
-        ("unused eagerly", |os, range| unsafe { os.unused(range, RW, GiveBack::Eager) }),
+        ("unused eagerly", |os, range| unsafe { os.unused(range, RW, GiveBack::Eager, Policy::DEFAULT) }),
         // SAFETY: see above.
-        ("fault", |os, range| unsafe { os.fault(range) }),
+        ("fault", |os, range| unsafe { os.fault(range, Policy::DEFAULT) }),
         // SAFETY: see above.
         ("free", |os, range| unsafe { os.free(range) }),
         // SAFETY: see above.

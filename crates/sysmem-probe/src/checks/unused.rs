@@ -36,7 +36,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         self.check("unused_batch: no ranges are no work", |suite| {
             // SAFETY: no range is touched.
             let answer =
-                unsafe { suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager) };
+                unsafe { suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) };
             suite.ensure(answer.is_ok(), format_args!("{answer:?}"))
         });
     }
@@ -49,7 +49,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         how: GiveBack,
     ) -> Checked {
         // SAFETY: part of a region of the suite's, Ready with this protection, contents given up.
-        Ok(unsafe { self.os.unused(range, protection, how) }?)
+        Ok(unsafe { self.os.unused(range, protection, how, Policy::DEFAULT) }?)
     }
 
     /// Prepared → Ready, of part of a region.
@@ -208,7 +208,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
             *range = region.pages(2 * index + 1, 1);
         }
         // SAFETY: each range is part of the region, Ready, and its contents are given up.
-        unsafe { self.os.unused_batch(ranges, Protection::ReadWrite, GiveBack::Eager) }
+        unsafe { self.os.unused_batch(ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) }
             .map_err(|stopped| stopped.error)?;
         for &range in ranges.iter() {
             self.use_again(range, Protection::ReadWrite)?;
@@ -231,7 +231,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         // SAFETY: each range but the bad one, which is refused, is part of the region, Ready, and
         // its contents are given up.
         let answer =
-            unsafe { self.os.unused_batch(&ranges, Protection::ReadWrite, GiveBack::Eager) };
+            unsafe { self.os.unused_batch(&ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) };
         let Err(stopped) = answer else {
             return Err(self.failed(format_args!("an unaligned range was accepted")));
         };
