@@ -81,10 +81,12 @@ pub enum Limit {
     AddressSpace(u64),
     /// `RLIMIT_DATA`, in bytes (`ulimit -d`). Linux counts private writable mappings since 4.7.
     Data(u64),
+    /// `RLIMIT_SWAP`, in bytes (`ulimit -w`): FreeBSD, where bit 1 of `vm.overcommit` is set.
+    Swap(u64),
     /// The number of mappings one process may have (`vm.max_map_count` on Linux).
     Mappings(u64),
     /// The commit limit of a system that does not overcommit, in bytes (`CommitLimit` in
-    /// /proc/meminfo on Linux).
+    /// /proc/meminfo on Linux; swap on FreeBSD with bit 0 of `vm.overcommit`).
     Commit(u64),
     /// The memory limit that the owner of a page heap set, in bytes.
     Heap(u64),
@@ -209,6 +211,9 @@ impl fmt::Display for Limit {
             }
             Limit::Data(bytes) => {
                 write!(f, "RLIMIT_DATA is {} (raise it with ulimit -d)", Human(bytes))
+            }
+            Limit::Swap(bytes) => {
+                write!(f, "RLIMIT_SWAP is {} (raise it with ulimit -w)", Human(bytes))
             }
             Limit::Mappings(count) => {
                 write!(f, "the process has as many mappings as it may have, {count}")

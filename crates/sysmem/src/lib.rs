@@ -41,9 +41,6 @@
 //! ```
 #![no_std]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("sysmem has a backend for Linux only, so far");
-
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 

@@ -3,12 +3,21 @@
 use crate::Os;
 use crate::calls::Calls;
 
-mod linux;
+#[cfg(unix)]
+mod unix;
 
-pub use linux::Kernel;
+// A line for each system.
+#[cfg_attr(target_os = "linux", path = "native/linux.rs")]
+#[cfg_attr(target_os = "freebsd", path = "native/freebsd.rs")]
+#[cfg_attr(target_os = "netbsd", path = "native/netbsd.rs")]
+#[cfg_attr(target_os = "openbsd", path = "native/openbsd.rs")]
+#[cfg_attr(target_os = "dragonfly", path = "native/dragonfly.rs")]
+mod system;
 
-/// The operating system that this program runs on. Zero-sized.
-pub type Native = crate::os::linux::Linux<Kernel>;
+#[cfg(target_os = "netbsd")]
+mod slots;
+
+pub use system::{Kernel, Native};
 
 impl Native {
     /// The running system.
@@ -32,8 +41,8 @@ pub fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
 /// Runs `work` and leaves the calling thread's `errno` as it was: for code inside functions that
 /// must not change it, as `free` must not (POSIX.1-2024).
 pub fn keeping_errno<R>(work: impl FnOnce() -> R) -> R {
-    let before = linux::errno();
+    let before = system::errno();
     let result = work();
-    linux::set_errno(before);
+    system::set_errno(before);
     result
 }

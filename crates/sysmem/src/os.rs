@@ -9,7 +9,12 @@ use core::time::Duration;
 
 use crate::{Error, ErrorKind, Operation, Protection, Registry};
 
+pub mod bsd;
+pub mod dragonfly;
+pub mod freebsd;
 pub mod linux;
+pub mod netbsd;
+pub mod openbsd;
 pub mod unix;
 
 /// A range of whole pages.

@@ -344,9 +344,13 @@ impl<O: Os> Reservation<O> {
     /// Sets what a forked child gets of the whole reservation.
     pub fn set_inheritance(&mut self, inheritance: Inheritance) -> Result<(), Error> {
         let range = self.range(Operation::SetInheritance, (0, self.len))?;
+        let policy = Policy { inheritance, ..self.policy() };
+        if !self.os.supports(policy) {
+            return Err(range.error(Operation::SetInheritance, ErrorKind::NotSupported));
+        }
         // SAFETY: the range is ours, and contents stay.
         unsafe { self.os.set_inheritance(range, inheritance) }?;
-        self.entry().set_policy(Policy { inheritance, ..self.policy() });
+        self.entry().set_policy(policy);
         Ok(())
     }
 

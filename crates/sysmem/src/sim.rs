@@ -264,7 +264,7 @@ impl Files for Simulated {
 
     fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let files = self.files();
-        let text = files.get(&file).ok_or(crate::os::linux::EBADF)?;
+        let text = files.get(&file).ok_or(crate::os::unix::EBADF)?;
         let rest = &text[(offset as usize).min(text.len())..];
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);

@@ -21,7 +21,6 @@ use core::ffi::CStr;
 use core::num::NonZeroU64;
 
 use crate::calls::{Feature, Files, Kernel, Mincore, NameMapping, ProcessMadvise, UnixCalls};
-use crate::os::unix::{Leaves, Unix, UnixRules, mincore_residency};
 use crate::os::{
     BatchError, Contents, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy,
     ResidentFalls, UnusedContract,
@@ -29,9 +28,9 @@ use crate::os::{
 use crate::usage::linux as proc;
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
 
-pub(crate) use crate::os::unix::{
-    EBADF, EBUSY, EEXIST, EINVAL, ENOMEM, EPERM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE,
-    PROT_READ, PROT_WRITE, RLIMIT_DATA,
+use crate::os::unix::{
+    EBADF, EEXIST, EINVAL, EPERM, Leaves, MAP_PRIVATE, PROT_NONE, RLIMIT_DATA, Unix, UnixRules,
+    mincore_residency,
 };
 
 // Linux's numbers, the same on x86_64 and aarch64; `native` holds them against the libc crate.
@@ -51,7 +50,6 @@ pub(crate) const MADV_KEEPONFORK: i32 = 19;
 pub(crate) const MADV_DONTNEED_LOCKED: i32 = 24;
 pub(crate) const MADV_COLLAPSE: i32 = 25;
 pub(crate) const RLIMIT_AS: i32 = 9;
-pub(crate) const EAGAIN: Errno = Errno(11);
 pub(crate) const ENOSYS: Errno = Errno(38);
 
 /// The ranges that one `process_madvise` takes (`UIO_MAXIOV`, uio(7)).

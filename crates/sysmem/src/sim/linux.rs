@@ -14,7 +14,10 @@ use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
 use crate::os::linux::*;
+use crate::os::unix::*;
 use crate::{Errno, PageRange, Protection};
+
+const EAGAIN: Errno = Errno(11);
 
 /// The features that came with a version.
 mod since {

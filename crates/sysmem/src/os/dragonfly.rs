@@ -1,0 +1,119 @@
+//! DragonFly BSD.
+//!
+//! Nothing here was seen: it is read in the manual pages, headers and sources of 6.4.
+//!
+//! - `MAP_TRYFIXED` maps at the address if nothing is there, and answers ENOMEM otherwise
+//!   (`vm_mmap`).
+//! - `MAP_SIZEALIGN` aligns a mapping to its own size (mmap(2)); other alignments are trimmed.
+//! - A fixed mapping removes what was there before the new one is entered, but the limit on
+//!   mappings (`vm.max_proc_mmap`) is looked at first; both are ENOMEM.
+//! - There is no accounting of promised memory: `mprotect` is never refused.
+//! - A forked child cannot be given zeros. `MADV_FREE` is lazy, as on FreeBSD.
+//! - Anonymous memory is not built out of superpages.
+
+use super::bsd::{self, ANONYMOUS, MINCORE_INCORE, RLIMIT_AS};
+use super::unix::{ENOMEM, Leaves, Unix, UnixRules, mincore_residency};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
+use crate::calls::{Kernel, Mincore, Minherit, UnixCalls};
+use crate::{Errno, ErrorKind, Limit, Operation};
+
+// <sys/mman.h> of DragonFly 6.4.
+pub(crate) const MAP_TRYFIXED: i32 = 0x1_0000;
+pub(crate) const MAP_NOCORE: i32 = 0x2_0000;
+pub(crate) const MAP_SIZEALIGN: i32 = 0x4_0000;
+pub(crate) const MADV_FREE: i32 = 5;
+pub(crate) const MADV_NOCORE: i32 = 8;
+pub(crate) const MADV_CORE: i32 = 9;
+
+/// DragonFly BSD over a table of calls.
+pub type DragonFly<K> = Unix<K, DragonFlyRules>;
+
+/// The calls that the DragonFly backend is written against.
+pub trait DragonFlyCalls: UnixCalls + Mincore + Minherit {}
+impl<K: UnixCalls + Mincore + Minherit> DragonFlyCalls for K {}
+
+/// What DragonFly BSD does in its own way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DragonFlyRules;
+
+impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
+    const KERNEL: Kernel = Kernel::DragonFly;
+    const ANONYMOUS: i32 = ANONYMOUS;
+    const RESERVED: i32 = ANONYMOUS;
+    const NO_REPLACE: i32 = MAP_TRYFIXED;
+    const TAKEN: Option<Errno> = Some(ENOMEM);
+    const LAZY: i32 = MADV_FREE;
+
+    fn policy_bits(policy: Policy) -> (i32, i32) {
+        (if policy.dumped { 0 } else { MAP_NOCORE }, 0)
+    }
+
+    fn supports(policy: Policy) -> bool {
+        policy.inheritance != Inheritance::Zeros
+    }
+
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind> {
+        // SAFETY: the caller's promise.
+        unsafe { bsd::set_inheritance(kernel, range, inheritance, None) }
+    }
+
+    unsafe fn set_dumped(kernel: &K, range: PageRange, dumped: bool) -> Result<(), ErrorKind> {
+        let advice = if dumped { MADV_CORE } else { MADV_NOCORE };
+        // SAFETY: advice that keeps contents.
+        unsafe { kernel.madvise(range.start, range.len, advice) }.map_err(ErrorKind::System)
+    }
+
+    fn refusal_leaves(errno: Errno) -> Leaves {
+        match errno {
+            ENOMEM => Leaves::Unknown,
+            _ => Leaves::Hole,
+        }
+    }
+
+    fn still_mapped(_kernel: &K, _range: PageRange) -> bool {
+        // mincore(2) does not tell holes here. Taking a hole back is refused by the limit on
+        // mappings alone, and that refuses before anything is removed.
+        true
+    }
+
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
+        match operation {
+            Operation::Map | Operation::Protect => None,
+            // Nobody tells how much the process has: only what is beyond the limit by itself.
+            _ => bsd::limit_met(kernel, RLIMIT_AS, None, len).map(Limit::AddressSpace),
+        }
+    }
+
+    fn reserve_anywhere(
+        os: &DragonFly<K>,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        if len == align {
+            // SAFETY: nothing is replaced.
+            return unsafe { os.map_reserved(hint, len, MAP_SIZEALIGN, policy) };
+        }
+        os.reserve_and_trim(hint, len, align, policy)
+    }
+
+    fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {
+        bsd::contract(how, false)
+    }
+
+    fn residency(
+        kernel: &K,
+        range: PageRange,
+        pages: &mut [PageResidency],
+    ) -> Result<(), ErrorKind> {
+        mincore_residency(kernel, range, pages, |byte| PageResidency {
+            resident: byte & MINCORE_INCORE != 0,
+            ..PageResidency::default()
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! NetBSD.
+//!
+//! What is peculiar to it, beside what [`bsd`] says:
+//!
+//! - With PaX MPROTECT (on by default on several ports since 8.0), memory never allows more than
+//!   it was mapped with, unless it was mapped with `PROT_MPROTECT` (mmap(2) of 10.1, not seen): a
+//!   reservation asks for reading and writing, and for execution if it is to be executable.
+//!   Execution is not asked for without need, so that PaX keeps its worth.
+//! - A fixed mapping is made by removing what was there first; refused by `RLIMIT_AS`, it leaves a
+//!   hole (seen on 7.0, and read in `uvm_mmap`).
+//! - No flag fails over a taken address: `MAP_TRYFIXED` puts the mapping elsewhere (seen on 7.0).
+//! - `MADV_FREE` answers EBUSY for wired pages, with nothing dropped (seen on 7.0). The error is
+//!   passed on: an eager giving back takes wired pages.
+//! - There are no superpages for programs, and no way out of a core dump but an `RLIMIT_CORE`.
+
+use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID, MINCORE_INCORE, RLIMIT_AS};
+use super::unix::{Leaves, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules, mincore_residency};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
+use crate::calls::{Kernel, Mincore, Minherit, Sysctl, UnixCalls};
+use crate::{Errno, ErrorKind, Limit, Operation};
+
+// <sys/mman.h> and <sys/sysctl.h> of NetBSD 10.1.
+pub(crate) const MAP_NORESERVE: i32 = 0x40;
+pub(crate) const MAP_TRYFIXED: i32 = 0x400;
+pub(crate) const MADV_FREE: i32 = 6;
+pub(crate) const MAP_INHERIT_ZERO: i32 = 4;
+pub(crate) const KERN_PROC2: i32 = 47;
+
+/// `PROT_MPROTECT(x)`.
+pub(crate) const fn prot_mprotect(protection: i32) -> i32 {
+    protection << 3
+}
+
+/// NetBSD over a table of calls.
+pub type NetBsd<K> = Unix<K, NetBsdRules>;
+
+/// The calls that the NetBSD backend is written against.
+pub trait NetBsdCalls: UnixCalls + Mincore + Minherit + Sysctl {}
+impl<K: UnixCalls + Mincore + Minherit + Sysctl> NetBsdCalls for K {}
+
+/// What NetBSD does in its own way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetBsdRules;
+
+/// The size of this process's address space: `p_vm_vsize` of `struct kinfo_proc2`, in pages. The
+/// structure grows at its end; 680 bytes of it are asked for.
+fn address_space(kernel: &impl Sysctl) -> Option<u64> {
+    const LEN: usize = 680;
+    let mut process = [0; LEN];
+    let id = kernel.process_id();
+    let mib = [CTL_KERN, KERN_PROC2, KERN_PROC_PID, id, LEN as i32, 1];
+    let len = kernel.sysctl(&mib, &mut process).ok()?;
+    let pages = bsd::integer(process.get(..len)?.get(664..672)?)?;
+    pages.checked_mul(kernel.page_size() as u64)
+}
+
+impl<K: NetBsdCalls> UnixRules<K> for NetBsdRules {
+    const KERNEL: Kernel = Kernel::NetBsd;
+    const ANONYMOUS: i32 = ANONYMOUS;
+    const RESERVED: i32 = ANONYMOUS | MAP_NORESERVE;
+    const NO_REPLACE: i32 = MAP_TRYFIXED;
+    const TAKEN: Option<Errno> = None;
+    const LAZY: i32 = MADV_FREE;
+
+    fn policy_bits(policy: Policy) -> (i32, i32) {
+        let execution = if policy.executable { PROT_EXEC } else { 0 };
+        (0, prot_mprotect(PROT_READ | PROT_WRITE | execution))
+    }
+
+    fn supports(policy: Policy) -> bool {
+        policy.dumped
+    }
+
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind> {
+        // SAFETY: the caller's promise.
+        unsafe { bsd::set_inheritance(kernel, range, inheritance, Some(MAP_INHERIT_ZERO)) }
+    }
+
+    fn refusal_leaves(_errno: Errno) -> Leaves {
+        Leaves::Hole
+    }
+
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
+        // mprotect is never refused by a limit.
+        if matches!(operation, Operation::Map | Operation::Protect) {
+            return None;
+        }
+        bsd::limit_met(kernel, RLIMIT_AS, address_space(kernel), len).map(Limit::AddressSpace)
+    }
+
+    fn reserve_anywhere(
+        os: &NetBsd<K>,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        let flags = match align > os.kernel.page_size() {
+            true => bsd::map_aligned(align),
+            false => 0,
+        };
+        // SAFETY: nothing is replaced.
+        unsafe { os.map_reserved(hint, len, flags, policy) }
+    }
+
+    fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {
+        bsd::contract(how, false)
+    }
+
+    fn residency(
+        kernel: &K,
+        range: PageRange,
+        pages: &mut [PageResidency],
+    ) -> Result<(), ErrorKind> {
+        mincore_residency(kernel, range, pages, |byte| PageResidency {
+            resident: byte & MINCORE_INCORE != 0,
+            ..PageResidency::default()
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! OpenBSD.
+//!
+//! What is peculiar to it, beside what [`bsd`] says (seen on 7.6 where no source is named):
+//!
+//! - A `PROT_NONE` reservation is free. Memory that allows anything is counted against
+//!   `RLIMIT_DATA`, whose default is small; `mprotect` to that end may fail, with nothing changed.
+//!   Going back to `PROT_NONE` uncounts it. There is no limit on address space.
+//! - A refused fixed mapping leaves what was there: limits are looked at first. Over accessible
+//!   memory it is counted as if that stayed, so close to the limit a range is renewed by way of
+//!   `PROT_NONE`.
+//! - No page is ever writable and executable (ENOTSUP); no [`Protection`](crate::Protection) is.
+//! - A range is left out of core dumps only when it is mapped (`MAP_CONCEAL`, mmap(2)).
+//! - A forked child gets zeros of a range only if it is writable (minherit: EPERM), which a
+//!   reservation is not: reservations do not have that policy.
+//! - `munmap` and `madvise` refuse ranges with holes. There is no mincore(2) since 6.5, so nobody
+//!   tells what is resident; there is no alignment flag, and there are no superpages.
+
+use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID};
+use super::unix::{ENOMEM, Leaves, MAP_FIXED, RLIMIT_DATA, Unix, UnixRules};
+use super::{GiveBack, Inheritance, PageRange, Policy, UnusedContract};
+use crate::calls::{Kernel, Minherit, Sysctl, UnixCalls};
+use crate::{Errno, ErrorKind, Limit, Operation};
+
+// <sys/mman.h> and <sys/sysctl.h> of OpenBSD 7.8.
+pub(crate) const MAP_NOREPLACE: i32 = 0x0800;
+pub(crate) const MAP_CONCEAL: i32 = 0x8000;
+pub(crate) const MADV_FREE: i32 = 6;
+pub(crate) const MAP_INHERIT_ZERO: i32 = 3;
+pub(crate) const KERN_PROC: i32 = 66;
+
+/// OpenBSD over a table of calls.
+pub type OpenBsd<K> = Unix<K, OpenBsdRules>;
+
+/// The calls that the OpenBSD backend is written against.
+pub trait OpenBsdCalls: UnixCalls + Minherit + Sysctl {}
+impl<K: UnixCalls + Minherit + Sysctl> OpenBsdCalls for K {}
+
+/// What OpenBSD does in its own way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenBsdRules;
+
+/// What `RLIMIT_DATA` counts of this process: `p_vm_dsize` of `struct kinfo_proc`, in pages. The
+/// structure grows at its end; 648 bytes of it are asked for.
+fn data_size(kernel: &impl Sysctl) -> Option<u64> {
+    const LEN: usize = 648;
+    let mut process = [0; LEN];
+    let id = kernel.process_id();
+    let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id, LEN as i32, 1];
+    let len = kernel.sysctl(&mib, &mut process).ok()?;
+    let pages = bsd::integer(process.get(..len)?.get(392..396)?)?;
+    pages.checked_mul(kernel.page_size() as u64)
+}
+
+impl<K: OpenBsdCalls> UnixRules<K> for OpenBsdRules {
+    const KERNEL: Kernel = Kernel::OpenBsd;
+    const ANONYMOUS: i32 = ANONYMOUS;
+    const RESERVED: i32 = ANONYMOUS;
+    const NO_REPLACE: i32 = MAP_FIXED | MAP_NOREPLACE;
+    const TAKEN: Option<Errno> = Some(ENOMEM);
+    const LAZY: i32 = MADV_FREE;
+
+    fn policy_bits(policy: Policy) -> (i32, i32) {
+        (if policy.dumped { 0 } else { MAP_CONCEAL }, 0)
+    }
+
+    fn supports(policy: Policy) -> bool {
+        policy.inheritance != Inheritance::Zeros
+    }
+
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind> {
+        // SAFETY: the caller's promise.
+        unsafe { bsd::set_inheritance(kernel, range, inheritance, Some(MAP_INHERIT_ZERO)) }
+    }
+
+    fn refusal_leaves(_errno: Errno) -> Leaves {
+        Leaves::Kept
+    }
+
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
+        if operation == Operation::Reserve {
+            return None;
+        }
+        bsd::limit_met(kernel, RLIMIT_DATA, data_size(kernel), len).map(Limit::Data)
+    }
+
+    fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {
+        bsd::contract(how, false)
+    }
+}
