@@ -199,9 +199,14 @@ impl ReserveOptions {
         self.placement
     }
 
+    /// What it is to keep through every operation.
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
     /// Whether pages may become executable later.
     pub const fn may_become_executable(&self) -> bool {
-        self.executable
+        self.policy.executable
     }
 }
 

@@ -2,7 +2,7 @@
 //! nothing has changed: not the kernel's mappings, not the books.
 
 use sysmem::os::linux::Linux;
-use sysmem::os::{PageRange, PageResidency};
+use sysmem::os::{PageRange, PageResidency, Policy};
 use sysmem::sim::{Call, Settings, Simulated, Traced};
 use sysmem::{
     Account, Error, ErrorKind, GiveBack, Os, Protection, Reservation, ReserveOptions, State,
@@ -114,22 +114,25 @@ fn the_bare_operations_refuse_what_no_kernel_may_be_given() {
         (PageRange::new(start, 100), ErrorKind::Unaligned { multiple: PAGE }),
         (PageRange::new(start, usize::MAX - PAGE + 1), ErrorKind::TooLong),
     ];
-    let protection = Protection::ReadWrite;
+    let (protection, policy) = (Protection::ReadWrite, Policy::DEFAULT);
     for (range, kind) in kinds {
         // SAFETY: each call is refused before it reaches the kernel, which the trace shows.
         let results = unsafe {
             [
-                os.map(range, protection),
+                os.map(range, protection, policy),
                 os.used(range, protection),
-                os.unused(range, protection, GiveBack::Lazy),
-                os.unused_batch(&[range], protection, GiveBack::Lazy).map_err(|stop| stop.error),
-                os.fault(range),
+                os.unused(range, protection, GiveBack::Lazy, policy),
+                os.unused_batch(&[range], protection, GiveBack::Lazy, policy)
+                    .map_err(|stop| stop.error),
+                os.fault(range, policy),
                 os.free(range),
                 os.protect(range, protection),
                 os.huge_page(range),
                 os.no_huge_page(range),
                 os.collapse(range),
                 os.name(range, c"name"),
+                os.set_inheritance(range, policy.inheritance),
+                os.set_dumped(range, policy.dumped),
                 os.residency(range, &mut []),
                 os.resident_bytes(range).map(drop),
             ]
