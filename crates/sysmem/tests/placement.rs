@@ -126,11 +126,21 @@ fn the_listing_of_many_mappings_is_read_once_from_front_to_back() {
 }
 
 #[test]
-fn near_without_proc_is_not_supported() {
+fn near_without_proc_is_found_by_trying() {
     let kernel = Simulated::new(Settings { proc_mounted: false, ..Settings::heap(1 << 20) });
-    let address = kernel.space().start;
-    let error = place(&kernel, Placement::Near { address, distance: 1 << 20 }).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotSupported);
+    let (space, distance) = (kernel.space(), 1 << 19);
+    let address = space.start + distance;
+    let near = || place(&kernel, Placement::Near { address, distance });
+    let first = near().unwrap();
+    let second = near().unwrap();
+    for memory in [&first, &second] {
+        let start = memory.as_mut_ptr().addr();
+        assert!(start.abs_diff(address) <= distance);
+        assert!((start + memory.len()).abs_diff(address) <= distance);
+    }
+    kernel.occupy(space.start..space.start + PAGE);
+    let gone = Placement::Near { address: space.start, distance: PAGE };
+    assert_eq!(place(&kernel, gone).unwrap_err().kind(), ErrorKind::NoPlace);
 }
 
 #[test]

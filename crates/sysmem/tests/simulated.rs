@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use sysmem::calls::{Calls, Files, Mincore};
+use sysmem::calls::{Calls, Files, Mincore, UnixCalls};
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, LazilyFreed, Overcommit, Settings, Simulated};
 use sysmem::{

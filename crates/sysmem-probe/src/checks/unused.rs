@@ -4,7 +4,7 @@
 //! `MADV_FREE` is lazy on Linux and FreeBSD, and zeroes at once on NetBSD and OpenBSD, but not what
 //! is locked; Linux's `MADV_DONTNEED` refuses what is locked (madvise(2) of each).
 
-use sysmem::{Contents, ErrorKind, GiveBack, Os, PageRange, Protection, ResidentFalls};
+use sysmem::{Contents, ErrorKind, GiveBack, Os, PageRange, Policy, Protection, ResidentFalls};
 
 use super::Suite;
 use crate::platform::{Access, Platform};
