@@ -242,3 +242,137 @@ pub unsafe trait Minherit: UnixCalls {
     /// The caller owns the range.
     unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno>;
 }
+
+/// The page sizes of the machine: getpagesizes(3C) of illumos and Solaris.
+pub trait PageSizes: UnixCalls {
+    /// Fills `sizes`, the smallest first; returns how many there are.
+    fn page_sizes(&self, sizes: &mut [usize]) -> Result<usize, Errno>;
+}
+
+/// Control of mappings: memcntl(2) of illumos and Solaris.
+///
+/// # Safety
+///
+/// As for [`UnixCalls`].
+pub unsafe trait Memcntl: UnixCalls {
+    /// Carries out `command` on a range; with `MC_HAT_ADVISE`, the advice is `MHA_MAPSIZE_VA` and
+    /// `page_size`.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the range.
+    unsafe fn memcntl(
+        &self,
+        address: *mut u8,
+        len: usize,
+        command: i32,
+        page_size: usize,
+    ) -> Result<(), Errno>;
+}
+
+/// Virtual memory by Mach's calls, which Darwin has beside those of Unix. Failures are
+/// `kern_return_t`.
+pub trait MachVm: UnixCalls {
+    /// Maps `len` bytes of anonymous memory that allows nothing and may come to allow `maximum`:
+    /// `mach_vm_map`. The address has no bit of `mask`. With flags that replace nothing, as here.
+    fn mach_vm_map(
+        &self,
+        address: usize,
+        len: usize,
+        mask: usize,
+        flags: i32,
+        maximum: i32,
+    ) -> Result<*mut u8, i32>;
+
+    /// The bounds of the first mapping that ends above `address`: `mach_vm_region`.
+    fn mach_vm_region(&self, address: usize) -> Option<(usize, usize)>;
+}
+
+/// Where `VirtualAlloc2` may put a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRequirements {
+    /// No byte is below; a multiple of the allocation granularity.
+    pub lowest: usize,
+    /// The multiple, a power of two no less than the allocation granularity; zero for any.
+    pub align: usize,
+}
+
+/// A range of pages that `VirtualQuery` says the same of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The first address.
+    pub start: usize,
+    /// The length in bytes.
+    pub len: usize,
+    /// Whether it is neither reserved nor committed.
+    pub free: bool,
+}
+
+/// One page as `QueryWorkingSetEx` takes and tells it; laid out like
+/// `PSAPI_WORKING_SET_EX_INFORMATION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct WorkingSetPage {
+    /// An address in the page.
+    pub address: usize,
+    /// What the system tells: bit 0 is set if the page is in memory.
+    pub attributes: usize,
+}
+
+/// The calls of Windows's virtual memory. Failures are error codes (`GetLastError`).
+///
+/// # Safety
+///
+/// As for [`UnixCalls`].
+pub unsafe trait VirtualMemory: Calls {
+    /// What the address of a reservation is a multiple of.
+    fn allocation_granularity(&self) -> usize;
+
+    /// `VirtualAlloc`. `address` may be null.
+    ///
+    /// # Safety
+    ///
+    /// Where something is reserved at the address, it is the caller's.
+    unsafe fn virtual_alloc(
+        &self,
+        address: *mut u8,
+        len: usize,
+        kind: u32,
+        protection: u32,
+    ) -> Result<*mut u8, Errno>;
+
+    /// Reserves with `VirtualAlloc2`. `None` before Windows 10 1803, which has it not.
+    fn reserve_where(
+        &self,
+        requirements: AddressRequirements,
+        len: usize,
+    ) -> Option<Result<*mut u8, Errno>>;
+
+    /// `VirtualFree`.
+    ///
+    /// # Safety
+    ///
+    /// The range is the caller's and nothing uses it any more.
+    unsafe fn virtual_free(&self, address: *mut u8, len: usize, kind: u32) -> Result<(), Errno>;
+
+    /// `VirtualProtect`.
+    ///
+    /// # Safety
+    ///
+    /// The range is the caller's, and nothing relies on the access it loses.
+    unsafe fn virtual_protect(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: u32,
+    ) -> Result<(), Errno>;
+
+    /// `VirtualQuery`; `None` past the end of the address space.
+    fn virtual_query(&self, address: usize) -> Option<Region>;
+
+    /// `QueryWorkingSetEx`, which fills in the attributes.
+    fn working_set(&self, pages: &mut [WorkingSetPage]) -> Result<(), Errno>;
+
+    /// Bytes that all processes together may commit: `GlobalMemoryStatusEx`.
+    fn commit_limit(&self) -> Option<u64>;
+}

@@ -12,9 +12,12 @@ mod unix;
 #[cfg_attr(target_os = "netbsd", path = "native/netbsd.rs")]
 #[cfg_attr(target_os = "openbsd", path = "native/openbsd.rs")]
 #[cfg_attr(target_os = "dragonfly", path = "native/dragonfly.rs")]
+#[cfg_attr(any(target_os = "illumos", target_os = "solaris"), path = "native/illumos.rs")]
+#[cfg_attr(target_vendor = "apple", path = "native/darwin.rs")]
+#[cfg_attr(windows, path = "native/windows.rs")]
 mod system;
 
-#[cfg(target_os = "netbsd")]
+#[cfg(any(target_os = "netbsd", target_os = "illumos", target_os = "solaris"))]
 mod slots;
 
 pub use system::{Kernel, Native};
@@ -38,7 +41,7 @@ pub fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
     KERNEL.environment(name)
 }
 
-/// Runs `work` and leaves the calling thread's `errno` as it was: for code inside functions that
+/// Runs `work` and leaves the calling thread's `errno` (on Windows, its last error) as it was: for code inside functions that
 /// must not change it, as `free` must not (POSIX.1-2024).
 pub fn keeping_errno<R>(work: impl FnOnce() -> R) -> R {
     let before = system::errno();

@@ -10,12 +10,17 @@ use core::time::Duration;
 use crate::{Error, ErrorKind, Operation, Protection, Registry};
 
 pub mod bsd;
+pub mod darwin;
 pub mod dragonfly;
 pub mod freebsd;
+pub mod illumos;
 pub mod linux;
 pub mod netbsd;
 pub mod openbsd;
 pub mod unix;
+pub mod windows;
+
+mod nearest;
 
 /// A range of whole pages.
 ///

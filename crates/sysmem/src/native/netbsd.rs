@@ -42,7 +42,7 @@ impl Sleeper for Lwp {
         self.0.store(unsafe { libc::_lwp_self() }, Relaxed);
     }
 
-    fn sleep(timeout: Option<Duration>, _sleeper: Option<&Lwp>) {
+    fn sleep(&self, timeout: Option<Duration>) {
         let mut timeout = timeout.map(timespec);
         let timeout = timeout.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
         // The time is relative, as no flag says otherwise.

@@ -1,13 +1,11 @@
 //! Parking on a word where the kernel only puts threads to sleep and wakes them by name: a table
 //! of who sleeps on which word, of fixed size because nothing here may allocate.
 //!
-//! A slot is free, busy (its owner enters or a waker has taken it), or holds the address of a
-//! word. Only its owner makes a free slot busy and names the word; only who makes a named slot
-//! busy or free again acts on it. So a waker that has taken a slot wakes its owner, who may have
-//! gone on by then: that is an early return of its next sleep, which parking allows.
+//! A slot is free, busy (its owner enters, or a waker acts on it), woken, or holds the address of
+//! a word. Its owner alone takes it and frees it, and does not free it under a waker's hands.
 //!
 //! All that sleep on a word are woken: after a fork, a slot may belong to a thread that the child
-//! has not got, and it must not stand for one that the child has.
+//! has not got, and must not stand for one that the child has. Such slots stay taken.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*, fence};
 use core::time::Duration;
@@ -18,14 +16,15 @@ pub(super) trait Sleeper: Sync {
     const NEW: Self;
     /// Makes it the calling thread's.
     fn claim(&self);
-    /// Sleeps until woken, or for a time; as nobody in particular, for a time only.
-    fn sleep(timeout: Option<Duration>, sleeper: Option<&Self>);
+    /// Sleeps until woken, for a time at most, or until it likes.
+    fn sleep(&self, timeout: Option<Duration>);
     /// Wakes its thread.
     fn wake(&self);
 }
 
 const FREE: usize = 0;
 const BUSY: usize = 1;
+const WOKEN: usize = 2;
 
 struct Slot<S> {
     word: AtomicUsize,
@@ -48,8 +47,7 @@ impl<S: Sleeper> Slots<S> {
         let free =
             slots.find(|slot| slot.word.compare_exchange(FREE, BUSY, Acquire, Relaxed).is_ok());
         let Some(slot) = free else {
-            let nap = Duration::from_millis(1);
-            S::sleep(Some(timeout.unwrap_or(nap).min(nap)), None);
+            nap(timeout);
             return;
         };
         slot.sleeper.claim();
@@ -57,10 +55,14 @@ impl<S: Sleeper> Slots<S> {
         // Either the word is seen changed here, or who changed it sees the slot.
         fence(SeqCst);
         if word.load(Relaxed) == while_equal {
-            S::sleep(timeout, Some(&slot.sleeper));
+            slot.sleeper.sleep(timeout);
         }
-        // If this fails, a waker has taken the slot and frees it.
-        let _ = slot.word.compare_exchange(address, FREE, AcqRel, Relaxed);
+        if slot.word.compare_exchange(address, FREE, AcqRel, Relaxed).is_err() {
+            while slot.word.load(Acquire) != WOKEN {
+                core::hint::spin_loop();
+            }
+            slot.word.store(FREE, Release);
+        }
     }
 
     pub(super) fn wake_all(&self, word: &AtomicU32) {
@@ -69,8 +71,15 @@ impl<S: Sleeper> Slots<S> {
         for slot in &self.0 {
             if slot.word.compare_exchange(address, BUSY, AcqRel, Relaxed).is_ok() {
                 slot.sleeper.wake();
-                slot.word.store(FREE, Release);
+                slot.word.store(WOKEN, Release);
             }
         }
     }
+}
+
+fn nap(timeout: Option<Duration>) {
+    let millisecond = Duration::from_millis(1);
+    let time = super::unix::timespec(timeout.unwrap_or(millisecond).min(millisecond));
+    // SAFETY: `time` is a timespec to read; what is left is not asked for.
+    unsafe { libc::nanosleep(&time, core::ptr::null_mut()) };
 }

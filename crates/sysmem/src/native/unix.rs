@@ -34,7 +34,7 @@ pub(super) use same_errno;
 
 same!(crate::os::unix: PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC, MAP_PRIVATE, MAP_FIXED);
 same!(crate::os::unix: RLIMIT_DATA);
-same_errno!(crate::os::unix: EPERM, EBADF, ENOMEM, EBUSY, EEXIST, EINVAL);
+same_errno!(crate::os::unix: EPERM, EBADF, ENOMEM, EEXIST, EINVAL);
 
 #[cold]
 pub(super) fn last_error() -> Errno {
@@ -54,7 +54,7 @@ fn clock(id: libc::clockid_t) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-#[cfg(not(target_os = "dragonfly"))]
+#[cfg(not(any(target_os = "dragonfly", target_vendor = "apple")))]
 /// A time as the kernel takes it, cut off at what every `time_t` holds.
 pub(super) fn timespec(time: Duration) -> libc::timespec {
     libc::timespec {

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
 use crate::calls::{Kernel, Mincore, UnixCalls};
+use crate::os::nearest::ADDRESS_END;
 use crate::os::{
     BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
     ReserveOptions, UnusedContract,
@@ -29,12 +30,8 @@ pub(crate) const RLIMIT_DATA: i32 = 2;
 pub(crate) const EPERM: Errno = Errno(1);
 pub(crate) const EBADF: Errno = Errno(9);
 pub(crate) const ENOMEM: Errno = Errno(12);
-pub(crate) const EBUSY: Errno = Errno(16);
 pub(crate) const EEXIST: Errno = Errno(17);
 pub(crate) const EINVAL: Errno = Errno(22);
-
-/// The end of the address space that is given out: 47 bits on every system and machine.
-const ADDRESS_END: usize = 1 << 47;
 
 /// The bits that mmap(2) and mprotect(2) take.
 pub(crate) const fn bits(protection: Protection) -> i32 {

@@ -3,8 +3,9 @@
 use core::ops::RangeInclusive;
 use core::ptr;
 
-use super::{ADDRESS_END, ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
+use super::{ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
 use crate::calls::UnixCalls;
+use crate::os::nearest::NearestPlace;
 use crate::os::{Placement, Policy, ReserveOptions};
 use crate::{Errno, ErrorKind};
 
@@ -133,37 +134,22 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         align: usize,
         policy: Policy,
     ) -> Result<*mut u8, ErrorKind> {
-        let lowest = address.saturating_sub(distance).max(1 << 16);
-        let end = address.saturating_add(distance).min(ADDRESS_END);
-        let candidate = |gap_start: usize, gap_end: usize| {
-            let from = gap_start.max(lowest).checked_next_multiple_of(align)?;
-            let last = gap_end.min(end).checked_sub(len)? & !(align - 1);
-            (from <= last).then(|| (address & !(align - 1)).clamp(from, last))
-        };
         // Another thread may take the place between the look and the mapping; look again then.
         for _ in 0..8 {
-            let mut best: Option<usize> = None;
-            let mut consider = |candidate: Option<usize>| {
-                let distance = |candidate: usize| candidate.abs_diff(address);
-                best = match (best, candidate) {
-                    (Some(best), Some(other)) if distance(best) <= distance(other) => Some(best),
-                    (best, other) => other.or(best),
-                };
-            };
+            let mut nearest = NearestPlace::new(address, distance, len, align);
             let mut gap_start = 0;
             let looked = R::mappings(&self.kernel, &mut |start, end| {
-                consider(candidate(gap_start, start));
+                nearest.consider(gap_start, start);
                 // A stack grows down into the gap below it: Linux keeps 1 MiB free there
                 // (`stack_guard_gap`), and says so only by refusing.
                 gap_start = end;
             });
+            nearest.consider(gap_start, usize::MAX);
+            let place = nearest.place().ok_or(ErrorKind::NoPlace)?;
             if looked.is_none() {
-                let middle = candidate(0, usize::MAX).ok_or(ErrorKind::NoPlace)?;
-                return self.reserve_by_trying(middle, lowest..=end - len, len, align, policy);
+                return self.reserve_by_trying(place, nearest.within(), len, align, policy);
             }
-            consider(candidate(gap_start, usize::MAX));
-            let best = best.ok_or(ErrorKind::NoPlace)?;
-            match R::reserve_at(self, best, len, policy) {
+            match R::reserve_at(self, place, len, policy) {
                 Ok(start) => return Ok(start),
                 Err(why) => match self.second_look(why, len, policy) {
                     ErrorKind::Taken => continue,

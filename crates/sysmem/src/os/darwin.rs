@@ -1,0 +1,161 @@
+//! macOS and its kin.
+//!
+//! Nothing here was seen: it is read in the headers of macOS 15, in XNU (`vm_map.c`,
+//! `kern_mman.c`) and in what Go, mimalloc and snmalloc do.
+//!
+//! - `MADV_FREE_REUSABLE` gives pages back, `MADV_FREE_REUSE` says that they are used again; they
+//!   are a pair, by which the process's `phys_footprint` (what the system judges it by) falls and
+//!   rises. The resident set falls only when memory is wanted. Pages that cannot be written to are
+//!   refused; those are renewed, which gives back more than was asked for.
+//! - Reservations are made by `mach_vm_map`: its mask aligns without excess, and without
+//!   `VM_FLAGS_OVERWRITE` nothing is replaced and a taken address has an answer of its own.
+//! - A refused fixed mapping leaves what was there: `vm_map_enter` puts it back.
+//! - Memory is overcommitted, and resource limits on it are not enforced.
+//! - Superpages exist on Intel only, at allocation only (`VM_FLAGS_SUPERPAGE_SIZE_2MB`), and are
+//!   wired: no range is ever built out of them later.
+//! - No range can be left out of core dumps, and no forked child given zeros.
+
+use super::bsd::{self, ANONYMOUS, MINCORE_INCORE};
+use super::unix::{
+    EINVAL, ENOMEM, Leaves, NotPlaced, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules,
+    mincore_residency,
+};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
+use crate::calls::{Kernel, MachVm, Mincore, Minherit, UnixCalls};
+use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
+
+// <sys/mman.h>, <mach/vm_statistics.h>, <mach/kern_return.h> of macOS 15.
+pub(crate) const MADV_FREE_REUSABLE: i32 = 7;
+pub(crate) const MADV_FREE_REUSE: i32 = 8;
+pub(crate) const MINCORE_PAGED_OUT: u8 = 0x20;
+pub(crate) const VM_FLAGS_FIXED: i32 = 0;
+pub(crate) const VM_FLAGS_ANYWHERE: i32 = 1;
+pub(crate) const KERN_NO_SPACE: i32 = 3;
+pub(crate) const KERN_RESOURCE_SHORTAGE: i32 = 6;
+
+/// Darwin over a table of calls.
+pub type Darwin<K> = Unix<K, DarwinRules>;
+
+/// The calls that the Darwin backend is written against.
+pub trait DarwinCalls: UnixCalls + Mincore + Minherit + MachVm {}
+impl<K: UnixCalls + Mincore + Minherit + MachVm> DarwinCalls for K {}
+
+/// What Darwin does in its own way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DarwinRules;
+
+/// What reserved memory may come to allow.
+const fn maximum(policy: Policy) -> i32 {
+    PROT_READ | PROT_WRITE | if policy.executable { PROT_EXEC } else { 0 }
+}
+
+impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
+    const KERNEL: Kernel = Kernel::Darwin;
+    const ANONYMOUS: i32 = ANONYMOUS;
+    const RESERVED: i32 = ANONYMOUS;
+    const NO_REPLACE: i32 = 0;
+    const TAKEN: Option<Errno> = None;
+    const LAZY: i32 = MADV_FREE_REUSABLE;
+
+    fn supports(policy: Policy) -> bool {
+        policy.dumped && policy.inheritance != Inheritance::Zeros
+    }
+
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind> {
+        // SAFETY: the caller's promise.
+        unsafe { bsd::set_inheritance(kernel, range, inheritance, None) }
+    }
+
+    fn refusal_leaves(_errno: Errno) -> Leaves {
+        Leaves::Kept
+    }
+
+    fn limit_behind(_kernel: &K, _operation: Operation, _len: usize) -> Option<Limit> {
+        None
+    }
+
+    fn reserve_anywhere(
+        os: &Darwin<K>,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        // The first free place from the hint upward.
+        os.kernel.mach_vm_map(hint, len, align - 1, VM_FLAGS_ANYWHERE, maximum(policy)).map_err(
+            |answer| match answer {
+                KERN_NO_SPACE | KERN_RESOURCE_SHORTAGE => ENOMEM,
+                _ => EINVAL,
+            },
+        )
+    }
+
+    fn reserve_at(
+        os: &Darwin<K>,
+        address: usize,
+        len: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, NotPlaced> {
+        os.kernel.mach_vm_map(address, len, 0, VM_FLAGS_FIXED, maximum(policy)).map_err(|answer| {
+            match answer {
+                KERN_NO_SPACE => NotPlaced::Taken,
+                KERN_RESOURCE_SHORTAGE => NotPlaced::Refused(ENOMEM),
+                _ => NotPlaced::Refused(EINVAL),
+            }
+        })
+    }
+
+    fn mappings(kernel: &K, each: &mut dyn FnMut(usize, usize)) -> Option<()> {
+        let mut at = 0;
+        while let Some((start, len)) = kernel.mach_vm_region(at) {
+            at = start.checked_add(len).filter(|&end| end > at)?;
+            each(start, at);
+        }
+        Some(())
+    }
+
+    fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {
+        bsd::contract(how, true)
+    }
+
+    unsafe fn used(os: &Darwin<K>, range: PageRange) {
+        // Pages that were never given back are counted already, and a refusal only leaves the
+        // footprint too small: the pages are there at the first touch in any case.
+        // SAFETY: the caller's promise; contents stay.
+        let _ = unsafe { os.kernel.madvise(range.start, range.len, MADV_FREE_REUSE) };
+    }
+
+    unsafe fn unused(
+        os: &Darwin<K>,
+        range: PageRange,
+        protection: Protection,
+        how: GiveBack,
+        policy: Policy,
+    ) -> Result<(), Error> {
+        if how == GiveBack::Lazy {
+            // SAFETY: the range is the caller's and its contents are forfeit.
+            let given = unsafe { os.kernel.madvise(range.start, range.len, MADV_FREE_REUSABLE) };
+            if given.is_ok() {
+                return Ok(());
+            }
+        }
+        // SAFETY: as above.
+        unsafe { os.renew(range, protection, policy) }
+    }
+
+    fn residency(
+        kernel: &K,
+        range: PageRange,
+        pages: &mut [PageResidency],
+    ) -> Result<(), ErrorKind> {
+        mincore_residency(kernel, range, pages, |byte| PageResidency {
+            resident: byte & MINCORE_INCORE != 0,
+            swapped: byte & MINCORE_PAGED_OUT != 0,
+            ..PageResidency::default()
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! illumos and Solaris.
+//!
+//! Nothing here was seen: it is read in mmap(2), memcntl(2), madvise(3C), getpagesizes(3C) and in
+//! illumos-gate.
+//!
+//! - Memory is not overcommitted: a private mapping takes its swap when it is made, and EAGAIN
+//!   says that there is none. `MAP_NORESERVE` takes none, and then a write may meet SIGBUS. So
+//!   reservations are made with it, and memory is committed by a fixed mapping without it, which
+//!   is refused in time.
+//! - A fixed mapping removes what was there first (`zmap`, `as_unmap`): refused, it leaves a hole.
+//! - There is no flag that fails over a taken address; a free hint is honoured (`choose_addr`).
+//! - `MAP_ALIGN` takes the alignment in place of the address.
+//! - Larger pages are advised per range (`memcntl`, `MC_HAT_ADVISE`), on their own boundaries.
+//! - A forked child can be given zeros for good (`MC_INHERIT_ZERO`, illumos); nothing else.
+
+use super::bsd::{self, MINCORE_INCORE};
+use super::unix::{EINVAL, ENOMEM, Leaves, MAP_PRIVATE, Unix, UnixRules, mincore_residency};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
+use crate::calls::{Kernel, Memcntl, Mincore, PageSizes, UnixCalls};
+use crate::{Errno, ErrorKind, Limit, Operation};
+
+// <sys/mman.h> and <sys/resource.h> of illumos.
+pub(crate) const MAP_NORESERVE: i32 = 0x40;
+pub(crate) const MAP_ANON: i32 = 0x100;
+pub(crate) const MAP_ALIGN: i32 = 0x200;
+pub(crate) const MADV_FREE: i32 = 5;
+pub(crate) const MC_HAT_ADVISE: i32 = 7;
+pub(crate) const MC_INHERIT_ZERO: i32 = 8;
+pub(crate) const RLIMIT_AS: i32 = 6;
+pub(crate) const EAGAIN: Errno = Errno(11);
+
+/// illumos or Solaris over a table of calls.
+pub type Illumos<K> = Unix<K, IllumosRules>;
+
+/// The calls that the illumos backend is written against.
+pub trait IllumosCalls: UnixCalls + Mincore + Memcntl + PageSizes {}
+impl<K: UnixCalls + Mincore + Memcntl + PageSizes> IllumosCalls for K {}
+
+/// What illumos does in its own way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IllumosRules;
+
+impl<K: IllumosCalls> UnixRules<K> for IllumosRules {
+    const KERNEL: Kernel = Kernel::Illumos;
+    const ANONYMOUS: i32 = MAP_PRIVATE | MAP_ANON;
+    const RESERVED: i32 = MAP_PRIVATE | MAP_ANON | MAP_NORESERVE;
+    const NO_REPLACE: i32 = 0;
+    const TAKEN: Option<Errno> = None;
+    const LAZY: i32 = MADV_FREE;
+
+    fn supports(policy: Policy) -> bool {
+        policy.dumped && matches!(policy.inheritance, Inheritance::Copy | Inheritance::Zeros)
+    }
+
+    unsafe fn set_inheritance(
+        kernel: &K,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), ErrorKind> {
+        if inheritance != Inheritance::Zeros {
+            return Err(ErrorKind::NotSupported);
+        }
+        // SAFETY: the caller's promise.
+        let set = unsafe { kernel.memcntl(range.start, range.len, MC_INHERIT_ZERO, 0) };
+        set.map_err(|errno| match errno {
+            // Solaris.
+            EINVAL => ErrorKind::NotSupported,
+            errno => ErrorKind::System(errno),
+        })
+    }
+
+    fn refusal_leaves(_errno: Errno) -> Leaves {
+        Leaves::Hole
+    }
+
+    fn commits_by_mapping(_kernel: &K) -> bool {
+        true
+    }
+
+    fn is_exhaustion(_kernel: &K, _operation: Operation, errno: Errno) -> bool {
+        matches!(errno, ENOMEM | EAGAIN)
+    }
+
+    fn limit_behind(kernel: &K, _operation: Operation, len: usize) -> Option<Limit> {
+        // How much the process has is in /proc only: what is beyond the limit by itself.
+        bsd::limit_met(kernel, RLIMIT_AS, None, len).map(Limit::AddressSpace)
+    }
+
+    fn reserve_anywhere(
+        os: &Illumos<K>,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        if hint == 0 && align > os.kernel.page_size() {
+            // SAFETY: nothing is replaced.
+            return unsafe { os.map_reserved(align, len, MAP_ALIGN, policy) };
+        }
+        os.reserve_and_trim(hint, len, align, policy)
+    }
+
+    fn huge_page_size(kernel: &K) -> Option<usize> {
+        let mut sizes = [0; 16];
+        let count = kernel.page_sizes(&mut sizes).ok()?;
+        sizes.get(..count)?.iter().copied().find(|&size| size > kernel.page_size())
+    }
+
+    fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {
+        bsd::contract(how, false)
+    }
+
+    unsafe fn advise_huge(
+        kernel: &K,
+        operation: Operation,
+        range: PageRange,
+    ) -> Result<(), ErrorKind> {
+        let huge = Self::huge_page_size(kernel).ok_or(ErrorKind::NotSupported)?;
+        let size = match operation {
+            Operation::HugePage => huge,
+            Operation::NoHugePage => kernel.page_size(),
+            _ => return Err(ErrorKind::NotSupported),
+        };
+        // The advice is taken for whole pages of that size only.
+        let head = range.start.addr().wrapping_neg() & (size - 1);
+        let len = range.len.saturating_sub(head) & !(size - 1);
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: part of the caller's range.
+        unsafe { kernel.memcntl(range.start.wrapping_add(head), len, MC_HAT_ADVISE, size) }
+            .map_err(ErrorKind::System)
+    }
+
+    fn residency(
+        kernel: &K,
+        range: PageRange,
+        pages: &mut [PageResidency],
+    ) -> Result<(), ErrorKind> {
+        mincore_residency(kernel, range, pages, |byte| PageResidency {
+            resident: byte & MINCORE_INCORE != 0,
+            ..PageResidency::default()
+        })
+    }
+}
