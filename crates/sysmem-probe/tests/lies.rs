@@ -14,8 +14,8 @@ use std::time::Duration;
 use harness::run;
 use sysmem::os::{BatchError, PageResidency};
 use sysmem::{
-    Contents, Error, GiveBack, Native, Os, PageRange, Placement, Protection, Registry,
-    ReserveOptions, ResidentFalls, UnusedContract,
+    Contents, Error, GiveBack, Inheritance, Native, Os, PageRange, Placement, Policy, Protection,
+    Registry, ReserveOptions, ResidentFalls, UnusedContract,
 };
 use sysmem_probe::Running;
 
@@ -115,7 +115,9 @@ impl Liar {
 
     fn drop_contents(&self, range: PageRange) {
         // SAFETY: memory of the suite's, whose contents a lie drops; misuse is refused.
-        let _ = unsafe { NATIVE.unused(range, Protection::ReadWrite, GiveBack::Eager) };
+        let _ = unsafe {
+            NATIVE.unused(range, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT)
+        };
     }
 
     fn protect_quietly(&self, range: PageRange, protection: Protection) {
@@ -162,6 +164,10 @@ unsafe impl Os for Liar {
             };
         }
         NATIVE.unused_contract(how)
+    }
+
+    fn supports(&self, policy: Policy) -> bool {
+        NATIVE.supports(policy)
     }
 
     fn registry(&self) -> &Registry {
@@ -240,7 +246,12 @@ unsafe impl Os for Liar {
         Ok(start)
     }
 
-    unsafe fn map(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+    unsafe fn map(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error> {
         if self.takes(range) {
             return Ok(());
         }
@@ -249,7 +260,7 @@ unsafe impl Os for Liar {
             _ => protection,
         };
         // SAFETY: the caller's promise.
-        unsafe { NATIVE.map(range, protection) }?;
+        unsafe { NATIVE.map(range, protection, policy) }?;
         if self.lie == Lie::MapIsDirty && protection == Protection::ReadWrite {
             // SAFETY: mapped and writable.
             unsafe { range.start.write(1) };
@@ -273,6 +284,7 @@ unsafe impl Os for Liar {
         range: PageRange,
         protection: Protection,
         how: GiveBack,
+        policy: Policy,
     ) -> Result<(), Error> {
         if self.takes(range) {
             return Ok(());
@@ -293,7 +305,7 @@ unsafe impl Os for Liar {
             _ => range,
         };
         // SAFETY: the caller's promise.
-        unsafe { NATIVE.unused(range, protection, how) }?;
+        unsafe { NATIVE.unused(range, protection, how, policy) }?;
         match self.lie {
             Lie::UnusedTakesAccess => self.protect_quietly(range, Protection::NoAccess),
             Lie::UnusedMakesWritable => self.protect_quietly(range, Protection::ReadWrite),
@@ -307,6 +319,7 @@ unsafe impl Os for Liar {
         ranges: &[PageRange],
         protection: Protection,
         how: GiveBack,
+        policy: Policy,
     ) -> Result<(), BatchError> {
         let ranges = match (self.lie, ranges) {
             (Lie::BatchSkipsTheLast, [but_the_last @ .., _]) => but_the_last,
@@ -318,10 +331,10 @@ unsafe impl Os for Liar {
             _ => ranges,
         };
         // SAFETY: the caller's promise.
-        unsafe { NATIVE.unused_batch(ranges, protection, how) }
+        unsafe { NATIVE.unused_batch(ranges, protection, how, policy) }
     }
 
-    unsafe fn fault(&self, range: PageRange) -> Result<(), Error> {
+    unsafe fn fault(&self, range: PageRange, policy: Policy) -> Result<(), Error> {
         if self.takes(range) {
             return Ok(());
         }
@@ -335,7 +348,21 @@ unsafe impl Os for Liar {
             _ => {}
         }
         // SAFETY: the caller's promise.
-        unsafe { NATIVE.fault(range) }
+        unsafe { NATIVE.fault(range, policy) }
+    }
+
+    unsafe fn set_inheritance(
+        &self,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.set_inheritance(range, inheritance) }
+    }
+
+    unsafe fn set_dumped(&self, range: PageRange, dumped: bool) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { NATIVE.set_dumped(range, dumped) }
     }
 
     unsafe fn free(&self, range: PageRange) -> Result<(), Error> {

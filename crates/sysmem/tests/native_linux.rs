@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use sysmem::native::Kernel;
-use sysmem::os::PageResidency;
 use sysmem::os::linux::Linux;
+use sysmem::os::{PageResidency, Policy};
 use sysmem::sim::{Call, Faulty, Settings, Simulated, Traced};
 use sysmem::{
     Account, Errno, Error, ErrorKind, GiveBack, Limit, Native, Os, PageRange, Placement,
@@ -469,9 +469,9 @@ fn each_operation_is_one_call() {
             result.unwrap();
             counts.push(traced.records().len());
         };
-        count(os.map(range, Protection::ReadWrite));
+        count(os.map(range, Protection::ReadWrite, Policy::DEFAULT));
         count(os.used(range, Protection::ReadWrite));
-        count(os.unused(range, Protection::ReadWrite, GiveBack::Eager));
+        count(os.unused(range, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT));
         count(os.protect(range, Protection::ReadOnly));
         count(os.free(range));
         counts
