@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
-use sysmem::calls::{Calls, Files, Mincore};
+use sysmem::calls::{Calls, Files, Mincore, UnixCalls};
 use sysmem::native::Kernel;
 use sysmem::sim::{LazilyFreed, Settings, Simulated};
 use sysmem::{Errno, PageRange, Protection};
