@@ -22,9 +22,13 @@ fn calls<O: Os>() -> [Call<'static, O>; 12] {
         // SAFETY: see above.
         ("used", |os, range| unsafe { os.used(range, RW) }),
         // SAFETY: see above.
-        ("unused lazily", |os, range| unsafe { os.unused(range, RW, GiveBack::Lazy, Policy::DEFAULT) }),
+        ("unused lazily", |os, range| unsafe {
+            os.unused(range, RW, GiveBack::Lazy, Policy::DEFAULT)
+        }),
         // SAFETY: see above.
-        ("unused eagerly", |os, range| unsafe { os.unused(range, RW, GiveBack::Eager, Policy::DEFAULT) }),
+        ("unused eagerly", |os, range| unsafe {
+            os.unused(range, RW, GiveBack::Eager, Policy::DEFAULT)
+        }),
         // SAFETY: see above.
         ("fault", |os, range| unsafe { os.fault(range, Policy::DEFAULT) }),
         // SAFETY: see above.

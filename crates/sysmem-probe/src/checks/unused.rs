@@ -35,8 +35,9 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         self.check("unused_batch: a bad range is refused, what follows stays", Self::batch_stops);
         self.check("unused_batch: no ranges are no work", |suite| {
             // SAFETY: no range is touched.
-            let answer =
-                unsafe { suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) };
+            let answer = unsafe {
+                suite.os.unused_batch(&[], Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT)
+            };
             suite.ensure(answer.is_ok(), format_args!("{answer:?}"))
         });
     }
@@ -208,8 +209,10 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
             *range = region.pages(2 * index + 1, 1);
         }
         // SAFETY: each range is part of the region, Ready, and its contents are given up.
-        unsafe { self.os.unused_batch(ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) }
-            .map_err(|stopped| stopped.error)?;
+        unsafe {
+            self.os.unused_batch(ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT)
+        }
+        .map_err(|stopped| stopped.error)?;
         for &range in ranges.iter() {
             self.use_again(range, Protection::ReadWrite)?;
         }
@@ -230,8 +233,9 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         let ranges = [region.pages(1, 1), region.pages(3, 1), bad, region.pages(9, 1)];
         // SAFETY: each range but the bad one, which is refused, is part of the region, Ready, and
         // its contents are given up.
-        let answer =
-            unsafe { self.os.unused_batch(&ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT) };
+        let answer = unsafe {
+            self.os.unused_batch(&ranges, Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT)
+        };
         let Err(stopped) = answer else {
             return Err(self.failed(format_args!("an unaligned range was accepted")));
         };
