@@ -1,0 +1,428 @@
+use sysmem::calls::Kernel;
+use sysmem::os::dragonfly::DragonFly;
+use sysmem::os::freebsd::FreeBsd;
+use sysmem::os::netbsd::NetBsd;
+use sysmem::os::openbsd::OpenBsd;
+use sysmem::os::{Inheritance, Os, PageResidency, Placement, Policy};
+use sysmem::{Contents, ErrorKind, GiveBack, Limit, ReserveOptions, ResidentFalls};
+
+use super::scripted::{ANYWHERE, Asked, Asked::*, PAGE, Scripted, Speaks};
+use super::{AT, EXECUTABLE, LEN, Operate, PLAIN, RW, SECRET, range};
+
+struct SpeaksFreeBsd;
+impl Speaks for SpeaksFreeBsd {
+    const KERNEL: Kernel = Kernel::FreeBsd;
+}
+
+struct SpeaksNetBsd;
+impl Speaks for SpeaksNetBsd {
+    const KERNEL: Kernel = Kernel::NetBsd;
+}
+
+struct SpeaksOpenBsd;
+impl Speaks for SpeaksOpenBsd {
+    const KERNEL: Kernel = Kernel::OpenBsd;
+}
+
+struct SpeaksDragonFly;
+impl Speaks for SpeaksDragonFly {
+    const KERNEL: Kernel = Kernel::DragonFly;
+}
+
+/// MAP_ANON | MAP_PRIVATE, and with MAP_FIXED.
+const ANON: i32 = 0x1002;
+const FIXED: i32 = 0x1012;
+
+const ENOMEM: i32 = 12;
+const EINVAL: i32 = 22;
+
+/// FreeBSD with this `vm.overcommit`, 1 GiB of swap, and superpages.
+fn freebsd_kernel(overcommit: u32) -> Scripted<SpeaksFreeBsd> {
+    let mut kernel = Scripted::new();
+    let sizes: Vec<u8> =
+        [4096u64, 2 << 20, 1 << 30].iter().flat_map(|size| size.to_ne_bytes()).collect();
+    kernel.values = vec![
+        (c"vm.overcommit", overcommit.to_ne_bytes().into()),
+        (c"vm.swap_total", (1u64 << 30).to_ne_bytes().into()),
+        (c"hw.usermem", (1u64 << 29).to_ne_bytes().into()),
+        (c"hw.pagesizes", sizes),
+    ];
+    kernel.process = vec![0; 1088];
+    kernel.process[256..264].copy_from_slice(&(1u64 << 20).to_ne_bytes());
+    kernel
+}
+
+fn freebsd(overcommit: u32) -> FreeBsd<Scripted<SpeaksFreeBsd>> {
+    FreeBsd::new(freebsd_kernel(overcommit))
+}
+
+fn netbsd() -> NetBsd<Scripted<SpeaksNetBsd>> {
+    NetBsd::new(Scripted::new())
+}
+
+fn openbsd() -> OpenBsd<Scripted<SpeaksOpenBsd>> {
+    OpenBsd::new(Scripted::new())
+}
+
+fn dragonfly() -> DragonFly<Scripted<SpeaksDragonFly>> {
+    DragonFly::new(Scripted::new())
+}
+
+fn is_fixed(asked: &Asked) -> bool {
+    matches!(asked, Mmap(_, _, _, flags) if flags & 0x10 != 0)
+}
+
+#[test]
+fn freebsd_commits_by_protection_while_it_overcommits() {
+    let os = freebsd(0);
+    os.do_map(RW, PLAIN).unwrap();
+    os.do_used().unwrap();
+    os.do_unused(GiveBack::Lazy, PLAIN).unwrap();
+    os.do_unused(GiveBack::Eager, PLAIN).unwrap();
+    os.do_fault(PLAIN).unwrap();
+    os.do_free().unwrap();
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mprotect(AT, LEN, 3),
+            Madvise(AT, LEN, 5),
+            Mmap(AT, LEN, 3, FIXED),
+            Mmap(AT, LEN, 0, FIXED),
+            Munmap(AT, LEN),
+        ]
+    );
+    let lazy = os.unused_contract(GiveBack::Lazy);
+    assert_eq!(lazy.contents, Contents::Unspecified);
+    assert_eq!(lazy.resident_falls, ResidentFalls::UnderPressure);
+    let eager = os.unused_contract(GiveBack::Eager);
+    assert_eq!((eager.contents, eager.used_is_a_call), (Contents::Zero, false));
+}
+
+#[test]
+fn freebsd_commits_by_mapping_where_swap_or_its_limit_is_enforced() {
+    for (overcommit, strict) in [(0, false), (1, true), (2, true), (4, false), (5, true)] {
+        let os = freebsd(overcommit);
+        os.do_map(RW, PLAIN).unwrap();
+        os.do_used().unwrap();
+        let expected = match strict {
+            true => vec![Mmap(AT, LEN, 3, FIXED), Mprotect(AT, LEN, 3)],
+            false => vec![Mprotect(AT, LEN, 3)],
+        };
+        assert_eq!(os.kernel().asked(), expected, "vm.overcommit={overcommit}");
+        assert_eq!(os.unused_contract(GiveBack::Eager).used_is_a_call, strict);
+    }
+}
+
+#[test]
+fn freebsd_takes_back_what_a_refused_commit_has_removed() {
+    let os = freebsd(1);
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        _ => None,
+    });
+    let error = os.do_map(RW, PLAIN).unwrap_err();
+    let limit = Some(Limit::Commit(1 << 30));
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { limit: l, .. } if l == limit));
+    let taken_back = Mmap(AT, LEN, 0, FIXED | 0x4000);
+    assert_eq!(os.kernel().asked(), [Mmap(AT, LEN, 3, FIXED), taken_back]);
+    // Another thread was faster.
+    os.kernel().answer(|asked| is_fixed(asked).then_some(Err(EINVAL)));
+    assert_eq!(os.do_map(RW, PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        Mmap(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    assert_eq!(os.do_map(RW, PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[test]
+fn freebsd_keeps_what_an_address_space_limit_has_not_removed() {
+    let mut kernel = freebsd_kernel(0);
+    kernel.limits = vec![(10, 1 << 20)];
+    let os = FreeBsd::new(kernel);
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let error = os.do_fault(PLAIN).unwrap_err();
+    let limit = Some(Limit::AddressSpace(1 << 20));
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { limit: l, .. } if l == limit));
+    // mincore says that something is there; without it, nothing is known.
+    os.kernel().answer(|asked| match asked {
+        Mmap(..) | Mincore(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    assert_eq!(os.do_fault(PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[test]
+fn freebsd_renews_by_way_of_reserved_memory_and_lets_used_finish() {
+    let os = freebsd(1);
+    // Swap accounting refuses everything accessible.
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        Mprotect(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    os.do_unused(GiveBack::Eager, PLAIN).unwrap();
+    let error = os.do_used().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+}
+
+#[test]
+fn freebsd_aligns_by_flag_and_asks_for_superpages() {
+    let os = freebsd(0);
+    os.reserve(&ReserveOptions::new(LEN)).unwrap();
+    os.reserve(&ReserveOptions::new(LEN).align(1 << 21)).unwrap();
+    assert_eq!(
+        os.kernel().asked(),
+        [Mmap(0, LEN, 0, ANON | 1 << 24), Mmap(0, LEN, 0, ANON | 21 << 24)]
+    );
+    assert_eq!(os.huge_page_size(), Some(2 << 20));
+    os.kernel().answer(|asked| matches!(asked, Mincore(..)).then_some(Ok(0x3f)));
+    let mut pages = [PageResidency::default(); 16];
+    os.residency(range(), &mut pages).unwrap();
+    assert!(pages.iter().all(|page| page.resident && page.huge));
+    os.kernel().answer(|asked| matches!(asked, Mincore(..)).then_some(Ok(0x1f)));
+    os.residency(range(), &mut pages).unwrap();
+    assert!(pages.iter().all(|page| page.resident && !page.huge));
+}
+
+#[test]
+fn freebsd_tells_a_taken_address_from_exhaustion() {
+    let os = freebsd(0);
+    let at = ReserveOptions::new(LEN).placement(Placement::At(AT));
+    os.kernel().answer(|asked| is_fixed(asked).then_some(Err(ENOMEM)));
+    assert_eq!(os.reserve(&at).unwrap_err().kind(), ErrorKind::Taken);
+    assert_eq!(
+        os.kernel().asked(),
+        [Mmap(AT, LEN, 0, FIXED | 0x4000), Mmap(0, LEN, 0, ANON), Munmap(ANYWHERE, LEN)]
+    );
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let error = os.reserve(&at).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+}
+
+#[test]
+fn freebsd_keeps_policies_through_every_mapping() {
+    let os = freebsd(0);
+    let policy = Policy { executable: true, dumped: false, inheritance: Inheritance::Zeros };
+    let options =
+        ReserveOptions::new(LEN).executable(true).dumped(false).inheritance(Inheritance::Zeros);
+    os.reserve(&options).unwrap();
+    os.do_unused(GiveBack::Eager, policy).unwrap();
+    os.do_fault(policy).unwrap();
+    let (most, nocore) = (7 << 16, 0x2_0000);
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mmap(0, LEN, most, ANON | nocore | 1 << 24),
+            Minherit(ANYWHERE, LEN, 3),
+            Mmap(AT, LEN, 3 | most, FIXED | nocore),
+            Minherit(AT, LEN, 3),
+            Mmap(AT, LEN, most, FIXED | nocore),
+            Minherit(AT, LEN, 3),
+        ]
+    );
+    // SAFETY: there is no memory.
+    unsafe {
+        os.set_dumped(range(), false).unwrap();
+        os.set_dumped(range(), true).unwrap();
+    }
+    assert_eq!(os.kernel().asked(), [Madvise(AT, LEN, 8), Madvise(AT, LEN, 9)]);
+}
+
+#[test]
+fn netbsd_asks_for_the_protection_that_memory_will_need() {
+    let os = netbsd();
+    os.reserve(&ReserveOptions::new(LEN)).unwrap();
+    os.reserve(&ReserveOptions::new(LEN).executable(true).align(1 << 21)).unwrap();
+    os.do_map(RW, PLAIN).unwrap();
+    os.do_unused(GiveBack::Lazy, PLAIN).unwrap();
+    os.do_unused(GiveBack::Eager, EXECUTABLE).unwrap();
+    os.do_fault(PLAIN).unwrap();
+    let reserved = ANON | 0x40;
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mmap(0, LEN, 3 << 3, reserved),
+            Mmap(0, LEN, 7 << 3, reserved | 21 << 24),
+            Mprotect(AT, LEN, 3),
+            Madvise(AT, LEN, 6),
+            Mmap(AT, LEN, 3 | 7 << 3, FIXED),
+            Mmap(AT, LEN, 3 << 3, reserved | 0x10),
+        ]
+    );
+    assert!(!os.supports(SECRET));
+    let secret = ReserveOptions::new(LEN).dumped(false);
+    assert_eq!(os.reserve(&secret).unwrap_err().kind(), ErrorKind::NotSupported);
+}
+
+#[test]
+fn netbsd_takes_back_the_hole_and_makes_it_accessible_again() {
+    let os = netbsd();
+    os.kernel().answer(|asked| is_fixed(asked).then_some(Err(ENOMEM)));
+    os.do_unused(GiveBack::Eager, PLAIN).unwrap();
+    os.do_fault(PLAIN).unwrap();
+    let taken_back = Mmap(AT, LEN, 3 << 3, ANON | 0x440);
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mmap(AT, LEN, 3 | 3 << 3, FIXED),
+            taken_back.clone(),
+            Mprotect(AT, LEN, 3),
+            Mmap(AT, LEN, 3 << 3, FIXED | 0x40),
+            taken_back,
+        ]
+    );
+    // The kernel puts it elsewhere: another thread has the place.
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, _, flags) if flags & 0x400 != 0 => Some(Ok(ANYWHERE)),
+        asked => is_fixed(asked).then_some(Err(ENOMEM)),
+    });
+    assert_eq!(os.do_fault(PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+    assert_eq!(os.kernel().asked().last(), Some(&Munmap(ANYWHERE, LEN)));
+}
+
+#[test]
+fn netbsd_passes_on_that_wired_pages_stay() {
+    let os = netbsd();
+    os.kernel().answer(|asked| matches!(asked, Madvise(..)).then_some(Err(16)));
+    let error = os.do_unused(GiveBack::Lazy, PLAIN).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::System(sysmem::Errno(16)));
+}
+
+#[test]
+fn netbsd_names_the_address_space_limit() {
+    let mut kernel = Scripted::new();
+    kernel.limits = vec![(10, 1 << 28)];
+    kernel.process = vec![0; 680];
+    let pages = (1u64 << 28) / PAGE as u64 - 15;
+    kernel.process[664..672].copy_from_slice(&pages.to_ne_bytes());
+    let os = NetBsd::<Scripted<SpeaksNetBsd>>::new(kernel);
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let kind = |len| os.reserve(&ReserveOptions::new(len)).unwrap_err().kind();
+    let refused = |limit| ErrorKind::OutOfMemory { errno: Some(sysmem::Errno(ENOMEM)), limit };
+    assert_eq!(kind(16 * PAGE), refused(Some(Limit::AddressSpace(1 << 28))));
+    assert_eq!(kind(15 * PAGE), refused(None));
+}
+
+#[test]
+fn openbsd_goes_through_reserved_memory_near_its_data_limit() {
+    let os = openbsd();
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, 3, _) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    os.do_unused(GiveBack::Eager, PLAIN).unwrap();
+    assert_eq!(
+        os.kernel().asked(),
+        [Mmap(AT, LEN, 3, FIXED), Mmap(AT, LEN, 0, FIXED), Mprotect(AT, LEN, 3)]
+    );
+    // What another thread was given meanwhile is missing now.
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, 3, _) | Mprotect(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    assert_eq!(os.do_unused(GiveBack::Eager, PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[test]
+fn openbsd_names_the_data_limit_and_leaves_memory_reserved() {
+    let mut kernel = Scripted::new();
+    kernel.limits = vec![(2, 1 << 27)];
+    kernel.process = vec![0; 648];
+    let pages = (1u32 << 27) / PAGE as u32 - 15;
+    kernel.process[392..396].copy_from_slice(&pages.to_ne_bytes());
+    let os = OpenBsd::<Scripted<SpeaksOpenBsd>>::new(kernel);
+    os.kernel().answer(|asked| matches!(asked, Mprotect(_, _, 3)).then_some(Err(ENOMEM)));
+    let error = os.do_map(RW, PLAIN).unwrap_err();
+    assert!(error.to_string().contains("RLIMIT_DATA is 128.0 MiB"), "{error}");
+    assert_eq!(os.kernel().asked(), [Mprotect(AT, LEN, 3), Mprotect(AT, LEN, 0)]);
+}
+
+#[test]
+fn openbsd_conceals_at_every_mapping_and_has_no_residency() {
+    let os = openbsd();
+    os.reserve(&ReserveOptions::new(LEN).dumped(false)).unwrap();
+    os.do_fault(SECRET).unwrap();
+    let conceal = 0x8000;
+    assert_eq!(
+        os.kernel().asked(),
+        [Mmap(0, LEN, 0, ANON | conceal), Mmap(AT, LEN, 0, FIXED | conceal)]
+    );
+    // SAFETY: there is no memory.
+    let error = unsafe { os.set_dumped(range(), false) }.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSupported);
+    assert!(!os.supports(Policy { inheritance: Inheritance::Zeros, ..PLAIN }));
+    let error = os.resident_bytes(range()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSupported);
+}
+
+#[test]
+fn openbsd_trims_to_an_alignment() {
+    let os = openbsd();
+    // The first try is misaligned by a page, and the place below is taken.
+    os.kernel().answer(|asked| match asked {
+        Mmap(0, len, ..) if *len == LEN => Some(Ok(AT + PAGE)),
+        Mmap(0, ..) => Some(Ok(AT + 0x10_0000 - PAGE)),
+        Mmap(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    let start = os.reserve(&ReserveOptions::new(LEN).align(1 << 20)).unwrap();
+    assert_eq!(start.addr().get(), AT + 0x10_0000);
+    let long = LEN + (1 << 20) - PAGE;
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mmap(0, LEN, 0, ANON),
+            Munmap(AT + PAGE, LEN),
+            Mmap(AT, LEN, 0, FIXED | 0x800),
+            Mmap(0, long, 0, ANON),
+            Munmap(AT + 0x10_0000 + LEN, (1 << 20) - 2 * PAGE),
+            Munmap(AT + 0x10_0000 - PAGE, PAGE),
+        ]
+    );
+}
+
+#[test]
+fn openbsd_finds_a_near_place_by_trying() {
+    let os = openbsd();
+    // Everything below AT is taken, and 1 GiB above it.
+    let free = AT + (1 << 30);
+    os.kernel().answer(move |asked| match asked {
+        Mmap(address, _, _, flags) if flags & 0x800 != 0 && *address < free => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    let near = |distance| {
+        let placement = Placement::Near { address: AT, distance };
+        os.reserve(&ReserveOptions::new(LEN).placement(placement))
+    };
+    let start = near(1 << 31).unwrap().addr().get();
+    assert!(start >= free && start + LEN <= AT + (1 << 31));
+    assert!(start < free + (1 << 26), "{:#x} away", start - free);
+    assert_eq!(near(1 << 29).unwrap_err().kind(), ErrorKind::NoPlace);
+}
+
+#[test]
+fn dragonfly_aligns_to_the_size_and_tells_a_taken_address() {
+    let os = dragonfly();
+    os.reserve(&ReserveOptions::new(1 << 20).align(1 << 20)).unwrap();
+    assert_eq!(os.kernel().asked(), [Mmap(0, 1 << 20, 0, ANON | 0x4_0000)]);
+    os.kernel().answer(|asked| {
+        matches!(asked, Mmap(_, _, _, flags) if flags & 0x1_0000 != 0).then_some(Err(ENOMEM))
+    });
+    let at = ReserveOptions::new(LEN).placement(Placement::At(AT));
+    assert_eq!(os.reserve(&at).unwrap_err().kind(), ErrorKind::Taken);
+    let secret = ReserveOptions::new(LEN).dumped(false);
+    os.kernel().asked();
+    os.reserve(&secret).unwrap();
+    assert_eq!(os.kernel().asked(), [Mmap(0, LEN, 0, ANON | 0x2_0000)]);
+    assert!(!os.supports(Policy { inheritance: Inheritance::Zeros, ..PLAIN }));
+}
+
+#[test]
+fn dragonfly_keeps_what_the_limit_on_mappings_refuses_to_replace() {
+    let os = dragonfly();
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let error = os.do_fault(PLAIN).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+}
