@@ -174,13 +174,13 @@ impl Bits {
 
     #[inline]
     pub(crate) fn is_empty(self) -> bool {
-        self.0 == [0; WORDS]
+        self.0.iter().fold(0, |all, word| all | word) == 0
     }
 
     /// Whether every page of `other` is in the set.
     #[inline]
     pub(crate) fn holds(self, other: Bits) -> bool {
-        self & other == other
+        (other & !self).is_empty()
     }
 
     /// The maximal runs in the set, the first first: where each begins and how long it is.

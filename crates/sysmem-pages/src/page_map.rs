@@ -341,9 +341,13 @@ impl PageMap {
             if end == CHUNK_PAGES {
                 summary.trailing = (end - from - len) as u16;
             }
-            // Only what was the longest run may leave a shorter one as the longest.
+            // Only what was the longest run may leave a shorter one as the longest: what is left
+            // of it, if all others together are no longer.
             if end - begin == summary.longest as usize {
-                summary.longest = chunk.free.longest_run() as u16;
+                let left = (from - begin).max(end - from - len);
+                let others = chunk.free.count() - left;
+                let longest = if left >= others { left } else { chunk.free.longest_run() };
+                summary.longest = longest as u16;
             }
             summary.idle -= len as u16;
         }

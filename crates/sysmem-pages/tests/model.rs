@@ -447,8 +447,8 @@ impl Model {
             self.step(&Step::Free { which: 0 });
         }
         // The heap still works, whatever was refused before.
-        self.setting.refusals = false;
-        self.step(&Step::Allocate { npages: 3, align_pages: 1 });
+        self.heap.allocate(3, self.page_size).unwrap();
+        self.heap.verify().unwrap();
         drop(self.heap);
         let left = self.kernel.kernel().totals().mapped - self.os.registry().metadata_bytes();
         assert!(left <= self.not_unmapped.load(Relaxed), "{left} bytes stay mapped");
