@@ -17,7 +17,7 @@ mod unix;
 #[cfg_attr(windows, path = "native/windows.rs")]
 mod system;
 
-#[cfg(any(target_os = "netbsd", target_os = "illumos", target_os = "solaris"))]
+#[cfg(any(target_os = "netbsd", target_os = "illumos", target_os = "solaris", all(test, unix)))]
 mod slots;
 
 pub use system::{Kernel, Native};

@@ -83,3 +83,75 @@ fn nap(timeout: Option<Duration>) {
     // SAFETY: `time` is a timespec to read; what is left is not asked for.
     unsafe { libc::nanosleep(&time, core::ptr::null_mut()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Condvar, Mutex};
+    use std::thread;
+    use std::vec::Vec;
+
+    /// Remembers a wake that comes first, as the kernels do.
+    struct Bell(Mutex<bool>, Condvar);
+
+    impl Sleeper for Bell {
+        const NEW: Bell = Bell(Mutex::new(false), Condvar::new());
+
+        fn claim(&self) {}
+
+        fn sleep(&self, timeout: Option<Duration>) {
+            let mut rung = self.0.lock().unwrap();
+            while !*rung && timeout.is_none() {
+                rung = self.1.wait(rung).unwrap();
+            }
+            if let Some(timeout) = timeout.filter(|_| !*rung) {
+                rung = self.1.wait_timeout(rung, timeout).unwrap().0;
+            }
+            *rung = false;
+        }
+
+        fn wake(&self) {
+            *self.0.lock().unwrap() = true;
+            self.1.notify_all();
+        }
+    }
+
+    /// More threads than there are slots hand a turn round: a wake that is lost ends in silence.
+    #[test]
+    fn no_wake_is_lost_among_more_threads_than_slots() {
+        const THREADS: u32 = COUNT as u32 + 8;
+        static SLOTS: Slots<Bell> = Slots::new();
+        static TURN: AtomicU32 = AtomicU32::new(0);
+        let threads: Vec<_> = (0..THREADS)
+            .map(|number| {
+                thread::spawn(move || {
+                    for round in 0..2 {
+                        loop {
+                            let turn = TURN.load(Acquire);
+                            if turn == round * THREADS + number {
+                                break;
+                            }
+                            SLOTS.park(&TURN, turn, None);
+                        }
+                        TURN.fetch_add(1, Release);
+                        SLOTS.wake_all(&TURN);
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(TURN.load(Relaxed), 2 * THREADS);
+        assert!(SLOTS.0.iter().all(|slot| slot.word.load(Relaxed) == FREE));
+    }
+
+    #[test]
+    fn a_changed_word_and_a_timeout_do_not_sleep() {
+        static SLOTS: Slots<Bell> = Slots::new();
+        let word = AtomicU32::new(1);
+        SLOTS.park(&word, 0, None);
+        SLOTS.park(&word, 1, Some(Duration::from_millis(1)));
+        SLOTS.wake_all(&word);
+    }
+}
