@@ -93,6 +93,25 @@ fn it_needs_none_of_the_standard_descriptors() {
 }
 
 #[test]
+fn without_standard_output_the_console_is_written_to() {
+    // A file takes the console's place, in a mount namespace that only the program sees.
+    let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
+    std::fs::write(&console, "").unwrap();
+    let script = "mount --bind \"$1\" /dev/console && exec \"$2\" <&- >&- 2>&-";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.arg(&console).arg(PROGRAM);
+    let output = output(command.stdin(Stdio::null()));
+    if !output.stderr.is_empty() {
+        eprintln!("skipped: {}", text(&output.stderr));
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0));
+    let lines = std::fs::read_to_string(&console).unwrap();
+    assert_eq!(closing(&lines).failed, 0, "{lines}");
+}
+
+#[test]
 fn a_limit_is_named_and_is_no_broken_promise() {
     let mut command = Command::new(PROGRAM);
     // SAFETY: setrlimit(2) may be called between fork and exec.
