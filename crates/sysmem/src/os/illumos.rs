@@ -8,6 +8,8 @@
 //!   reservations are made with it, and memory is committed by a fixed mapping without it, which
 //!   is refused in time.
 //! - A fixed mapping removes what was there first (`zmap`, `as_unmap`): refused, it leaves a hole.
+//!   A renewal whose swap another process took in that moment goes on without: the pages are
+//!   accessible, and are the only ones that a write may find no swap for.
 //! - There is no flag that fails over a taken address; a free hint is honoured (`choose_addr`).
 //! - `MAP_ALIGN` takes the alignment in place of the address.
 //! - Larger pages are advised per range (`memcntl`, `MC_HAT_ADVISE`), on their own boundaries.
