@@ -10,6 +10,7 @@
 mod measure;
 mod programs;
 mod table;
+mod vec;
 
 use clap::Parser;
 
@@ -18,11 +19,14 @@ use clap::Parser;
 enum Measurement {
     /// Real programs: plain, under `sysmem run`, and on other allocators found on this machine.
     Programs(programs::Options),
+    /// Pushing bytes: a vector that never moves against `Vec`.
+    Vec(vec::Options),
 }
 
 fn main() {
     let result = match Measurement::parse() {
         Measurement::Programs(options) => programs::run(&options),
+        Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {
         eprintln!("compare: {error}");

@@ -9,11 +9,15 @@
 //! Pointers are passed as the kernel takes them. A call reports failure as the kernel's [`Errno`]
 //! and leaves the thread's `errno` variable unspecified.
 
+mod objects;
+
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize};
 use core::time::Duration;
 
 use crate::{Errno, PageRange, Registry};
+
+pub use objects::{Seal, SharedMemory};
 
 /// Whose constants, error numbers and rules a table of calls follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

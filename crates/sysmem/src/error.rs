@@ -46,6 +46,13 @@ pub enum Operation {
     SetDumped,
     Residency,
     Usage,
+    Guard,
+    RemoveGuard,
+    Seal,
+    /// Making an object that can be mapped twice.
+    CreateObject,
+    MapObject,
+    DiscardObject,
     /// A page heap handing out a run of pages.
     AllocatePages,
 }
@@ -69,6 +76,12 @@ impl Operation {
             Operation::SetDumped => "set_dumped",
             Operation::Residency => "residency",
             Operation::Usage => "usage",
+            Operation::Guard => "guard",
+            Operation::RemoveGuard => "remove guard",
+            Operation::Seal => "seal",
+            Operation::CreateObject => "create object",
+            Operation::MapObject => "map object",
+            Operation::DiscardObject => "discard object",
             Operation::AllocatePages => "allocate pages",
         }
     }
@@ -123,6 +136,8 @@ pub enum ErrorKind {
         /// The protection of the first page that stands in the way.
         found: Protection,
     },
+    /// A page of the range is a guard.
+    Guard,
     /// The address asked for is taken by another mapping.
     Taken,
     /// No free range lies where the placement asked for one.
@@ -260,6 +275,7 @@ impl fmt::Display for Error {
             ErrorKind::WrongProtection { found } => {
                 write!(f, "a page of the range is {found:?}; change it with protect")
             }
+            ErrorKind::Guard => f.write_str("a page of the range is a guard; remove it first"),
             ErrorKind::Taken => f.write_str("the address is taken by another mapping"),
             ErrorKind::NoPlace => {
                 f.write_str("no free range lies where the placement asked for one")

@@ -47,6 +47,8 @@ extern crate std;
 mod account;
 pub mod calls;
 mod error;
+#[cfg(feature = "call-sites")]
+mod history;
 mod lock;
 pub mod native;
 pub mod os;
@@ -62,11 +64,15 @@ pub use account::{Account, AccountFigures, accounts};
 pub use error::{Errno, Error, ErrorKind, Limit, Operation};
 pub use lock::{Lock, LockGuard};
 pub use native::{Native, page_size};
+pub use os::capabilities::{
+    GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects, Sealing,
+    SystemMapping,
+};
 pub use os::{
     Contents, GiveBack, Inheritance, Os, PageRange, Placement, Policy, ReserveOptions,
     ResidentFalls, UnusedContract,
 };
 pub use protection::Protection;
-pub use registry::{Registered, Registry};
+pub use registry::{Change, Registered, Registry};
 pub use reservation::Reservation;
 pub use state_map::State;

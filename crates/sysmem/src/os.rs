@@ -10,6 +10,7 @@ use core::time::Duration;
 use crate::{Error, ErrorKind, Operation, Protection, Registry};
 
 pub mod bsd;
+pub mod capabilities;
 pub mod darwin;
 pub mod dragonfly;
 pub mod freebsd;

@@ -11,7 +11,9 @@ use core::sync::atomic::{
 };
 
 use crate::state_map::{Node, NodePool, Page, Shape, StateMap};
-use crate::{Account, Error, Inheritance, Lock, Operation, Os, Policy, Protection, State};
+use crate::{
+    Account, Error, Inheritance, Lock, Operation, Os, PageRange, Policy, Protection, State,
+};
 
 /// One reservation.
 #[repr(align(128))]
@@ -52,6 +54,8 @@ pub struct Registry {
     /// Held while a tree of states gains a node.
     growing: Lock<()>,
     metadata: AtomicUsize,
+    #[cfg(feature = "call-sites")]
+    history: crate::history::History,
 }
 
 impl Registry {
@@ -62,6 +66,8 @@ impl Registry {
             free: Lock::new(Free { entries: ptr::null_mut(), nodes: ptr::null_mut() }),
             growing: Lock::new(()),
             metadata: AtomicUsize::new(0),
+            #[cfg(feature = "call-sites")]
+            history: crate::history::History::new(),
         }
     }
 
@@ -141,6 +147,27 @@ impl Registry {
         // SAFETY: entries live forever.
         unsafe { &*entry }.next_free.store(free.entries, Relaxed);
         free.entries = entry;
+    }
+
+    /// Remembers where in the program `operation` was called on a range, with the feature
+    /// `call-sites`.
+    #[inline]
+    #[track_caller]
+    #[allow(unused_variables)]
+    pub(crate) fn remember(&self, operation: Operation, range: PageRange) {
+        #[cfg(feature = "call-sites")]
+        self.history.remember(operation, range, core::panic::Location::caller());
+    }
+
+    /// The last operation on the page that holds `address`, if the feature `call-sites` was on
+    /// when it happened and it was not long ago. Takes no lock and may be called in a signal
+    /// handler.
+    #[allow(unused_variables)]
+    pub fn last_change(&self, address: usize) -> Option<Change> {
+        #[cfg(feature = "call-sites")]
+        return self.history.last(address);
+        #[cfg(not(feature = "call-sites"))]
+        None
     }
 
     /// The pool that state maps take their nodes from.
@@ -318,6 +345,15 @@ impl<O: Os> NodePool for Pool<'_, O> {
     }
 }
 
+/// An operation on a reservation, and where it was called.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// The operation.
+    pub operation: Operation,
+    /// The call in the program.
+    pub caller: &'static core::panic::Location<'static>,
+}
+
 /// A reservation as the [`Registry`] shows it.
 #[derive(Clone, Copy)]
 pub struct Registered<'a> {
@@ -354,6 +390,62 @@ impl Registered<'_> {
         let shape = Shape::new(self.len / os.page_size(), os);
         let page = self.entry.states.get(offset / os.page_size(), shape);
         Some((page.state(), page.protection()))
+    }
+
+    /// Whether the page that holds `address` is a guard.
+    pub fn is_guard(&self, address: usize, os: &impl Os) -> bool {
+        address.checked_sub(self.start).filter(|&offset| offset < self.len).is_some_and(|offset| {
+            let shape = Shape::new(self.len / os.page_size(), os);
+            self.entry.states.get(offset / os.page_size(), shape).is_guard()
+        })
+    }
+
+    /// The addresses of the Ready bytes closest to `address` below and above it, as far as the
+    /// reservation has any. `address` itself lies in a page that is not Ready.
+    pub fn nearest_ready(&self, address: usize, os: &impl Os) -> (Option<usize>, Option<usize>) {
+        let page_size = os.page_size();
+        let shape = Shape::new(self.len / page_size, os);
+        let npages = self.len / page_size;
+        let here = address.saturating_sub(self.start) / page_size;
+        let (mut below, mut at) = (None, 0);
+        while at < npages {
+            let (page, end) = self.entry.states.run(at, npages, shape);
+            let ready = page.state() == State::Ready;
+            if ready && at > here {
+                return (below, Some(self.start + at * page_size));
+            }
+            if ready && end <= here {
+                below = Some(self.start + end * page_size - 1);
+            }
+            at = end;
+        }
+        (below, None)
+    }
+
+    /// Ready, Prepared → Reserved for the whole reservation, whoever owns it: the end of a
+    /// simulated crash. Returns the bytes that were not Reserved before.
+    ///
+    /// # Safety
+    ///
+    /// Nothing uses the reservation's memory any more, and no operation on it runs.
+    pub unsafe fn fault(&self, os: &impl Os) -> Result<usize, Error> {
+        let range = PageRange::new(ptr::with_exposed_provenance_mut(self.start), self.len);
+        if self.entry.lost.load(Relaxed) {
+            return Err(lost(Operation::Fault, self.start, self.len));
+        }
+        // SAFETY: the reservation is this system's, and the caller gives it up.
+        unsafe { os.fault(range, self.entry.policy()) }?;
+        let npages = self.len / os.page_size();
+        let pool = os.registry().pool(os);
+        let before =
+            self.entry.states.set(0, npages, Page::RESERVED, Shape::new(npages, os), &pool);
+        let mut bytes = 0;
+        for from in [State::Prepared, State::Ready] {
+            let moved = before[from as usize] * os.page_size();
+            self.account.transfer(from, State::Reserved, moved);
+            bytes += moved;
+        }
+        Ok(bytes)
     }
 }
 

@@ -1,3 +1,5 @@
+mod capabilities;
+
 use core::ffi::CStr;
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -50,6 +52,7 @@ enum Plan {
 
 impl Reservation {
     /// None → Reserved: takes address space from the running system.
+    #[track_caller]
     pub fn reserve(
         options: ReserveOptions,
         account: &'static Account,
@@ -59,6 +62,7 @@ impl Reservation {
 
     /// None → Ready: takes `len` bytes of zeroed memory, readable and writable, from the running
     /// system.
+    #[track_caller]
     pub fn alloc(len: usize, account: &'static Account) -> Result<Reservation, Error> {
         Reservation::alloc_in(crate::Native::NEW, len, account)
     }
@@ -67,6 +71,7 @@ impl Reservation {
 impl<O: Os> Reservation<O> {
     /// None → Reserved: takes address space from `os`.
     #[doc(alias = "sysReserveOS")]
+    #[track_caller]
     pub fn reserve_in(
         os: O,
         options: ReserveOptions,
@@ -76,17 +81,20 @@ impl<O: Os> Reservation<O> {
         let start = os.reserve(&options)?;
         let entry = room.enter(start, options.len, options.policy, Page::RESERVED, account);
         account.obtain(State::Reserved, options.len);
+        os.registry().remember(Operation::Reserve, PageRange::new(start.as_ptr(), options.len));
         Ok(Reservation { os, entry, start, len: options.len, account })
     }
 
     /// None → Ready: takes `len` bytes of zeroed memory, readable and writable, from `os`.
     #[doc(alias = "sysAllocOS")]
+    #[track_caller]
     pub fn alloc_in(os: O, len: usize, account: &'static Account) -> Result<Reservation<O>, Error> {
         let room = os.registry().room(&os)?;
         let start = os.alloc(len)?;
         let page = Page::new(State::Ready, Protection::ReadWrite);
         let entry = room.enter(start, len, Policy::DEFAULT, page, account);
         account.obtain(State::Ready, len);
+        os.registry().remember(Operation::Alloc, PageRange::new(start.as_ptr(), len));
         Ok(Reservation { os, entry, start, len, account })
     }
 
@@ -129,6 +137,7 @@ impl<O: Os> Reservation<O> {
 
     /// Reserved → Prepared, to become accessible with `protection`.
     #[doc(alias = "sysMapOS")]
+    #[track_caller]
     pub fn map(&mut self, offset: usize, len: usize, protection: Protection) -> Result<(), Error> {
         // SAFETY: `&mut self` keeps others out of every range.
         unsafe { self.map_shared(offset, len, protection) }
@@ -136,6 +145,7 @@ impl<O: Os> Reservation<O> {
 
     /// Prepared → Ready with the protection it was mapped with. Pages that are Ready stay so.
     #[doc(alias = "sysUsedOS")]
+    #[track_caller]
     pub fn used(&mut self, offset: usize, len: usize) -> Result<(), Error> {
         // SAFETY: `&mut self` keeps others out of every range.
         unsafe { self.used_shared(offset, len) }
@@ -144,6 +154,7 @@ impl<O: Os> Reservation<O> {
     /// Ready → Prepared: contents are forfeit and the memory goes back, as `how` and
     /// [`Os::unused_contract`] say. Pages that are Prepared are given back once more.
     #[doc(alias = "sysUnusedOS")]
+    #[track_caller]
     pub fn unused(&mut self, offset: usize, len: usize, how: GiveBack) -> Result<(), Error> {
         // SAFETY: `&mut self` keeps others out of every range.
         unsafe { self.unused_shared(offset, len, how) }
@@ -152,6 +163,7 @@ impl<O: Os> Reservation<O> {
     /// Ready, Prepared → Reserved: contents are dropped, memory and commit charge given back, and
     /// every access faults. Pages that are Reserved stay so.
     #[doc(alias = "sysFaultOS")]
+    #[track_caller]
     pub fn fault(&mut self, offset: usize, len: usize) -> Result<(), Error> {
         self.apply(
             Operation::Fault,
@@ -166,6 +178,7 @@ impl<O: Os> Reservation<O> {
     }
 
     /// Ready → Ready with another protection; contents stay.
+    #[track_caller]
     pub fn protect(
         &mut self,
         offset: usize,
@@ -192,6 +205,7 @@ impl<O: Os> Reservation<O> {
     ///
     /// No other call on an overlapping range runs at the same time, and nothing relies on the
     /// range's contents or access in a way the operation takes away.
+    #[track_caller]
     pub unsafe fn map_shared(
         &self,
         offset: usize,
@@ -216,6 +230,7 @@ impl<O: Os> Reservation<O> {
     /// # Safety
     ///
     /// As for [`map_shared`](Reservation::map_shared).
+    #[track_caller]
     pub unsafe fn used_shared(&self, offset: usize, len: usize) -> Result<(), Error> {
         self.apply(
             Operation::Used,
@@ -235,6 +250,7 @@ impl<O: Os> Reservation<O> {
     /// # Safety
     ///
     /// As for [`map_shared`](Reservation::map_shared).
+    #[track_caller]
     pub unsafe fn unused_shared(
         &self,
         offset: usize,
@@ -256,6 +272,7 @@ impl<O: Os> Reservation<O> {
     /// # Safety
     ///
     /// As for [`map_shared`](Reservation::map_shared), for each range.
+    #[track_caller]
     pub unsafe fn unused_batch_shared(
         &self,
         ranges: &[PageRange],
@@ -275,6 +292,7 @@ impl<O: Os> Reservation<O> {
                 let plan = plan_unused(page);
                 let common = *protection.get_or_insert(page.protection());
                 let wrong = match plan {
+                    _ if page.is_guard() => Some(ErrorKind::Guard),
                     Plan::Refuse(kind) => Some(kind),
                     _ if page.protection() != common => {
                         Some(ErrorKind::WrongProtection { found: page.protection() })
@@ -301,6 +319,7 @@ impl<O: Os> Reservation<O> {
             let page_size = self.os.page_size();
             let at = offset_of(range) / page_size;
             self.note(at, at + range.len / page_size, Page::new(State::Prepared, protection));
+            self.registry().remember(Operation::Unused, *range);
         }
         result
     }
@@ -465,6 +484,7 @@ impl<O: Os> Reservation<O> {
     /// Asks `plan` about every page of a range; if none refuses, makes one call for each run of
     /// pages that allow the same and are to become the same, and keeps the books of what
     /// succeeded.
+    #[track_caller]
     fn apply(
         &self,
         operation: Operation,
@@ -482,6 +502,9 @@ impl<O: Os> Reservation<O> {
         let mut at = first;
         while at < end {
             let (page, run_end) = states.run(at, end, shape);
+            if page.is_guard() && !may_meet_guards(operation) {
+                return Err(range(at, run_end).error(operation, ErrorKind::Guard));
+            }
             match plan(page) {
                 Plan::Refuse(kind) => return Err(range(at, run_end).error(operation, kind)),
                 Plan::Keep | Plan::Become(_) => at = run_end,
@@ -504,6 +527,7 @@ impl<O: Os> Reservation<O> {
                 call(range, to)
                     .map_err(|error| self.undo(operation, range, page.protection(), error))?;
                 self.note(at, run_end, to);
+                self.registry().remember(operation, range);
             }
             at = run_end;
         }
@@ -523,7 +547,7 @@ impl<O: Os> Reservation<O> {
         let whole = match operation {
             _ if error.kind() == ErrorKind::Lost => false,
             // A protection is changed mapping by mapping, and a limit may stop that half way.
-            Operation::Fault | Operation::Protect => {
+            Operation::Fault | Operation::Protect | Operation::Guard => {
                 // SAFETY: the range is ours, allowed this before, and its user keeps others out.
                 unsafe { self.os.protect(range, protection) }.is_ok()
             }
@@ -549,6 +573,12 @@ impl<O: Os> Reservation<O> {
             }
         }
     }
+}
+
+/// Whether an operation has a meaning for guards. The others would take them away, or leave them
+/// in memory that is called Ready: a light guard survives mprotect(2) and madvise(2).
+fn may_meet_guards(operation: Operation) -> bool {
+    matches!(operation, Operation::RemoveGuard)
 }
 
 fn plan_unused(page: Page) -> Plan {

@@ -36,6 +36,7 @@ mod parking;
 mod random;
 mod ranges;
 mod settings;
+mod shared;
 mod watched;
 
 use std::collections::BTreeMap;

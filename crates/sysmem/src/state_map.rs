@@ -27,6 +27,9 @@ pub enum State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Page(u8);
 
+/// In the place of a state: Reserved, on purpose, inside memory that is Ready around it.
+const GUARD: u8 = 3;
+
 impl Page {
     pub(crate) const RESERVED: Page = Page::new(State::Reserved, Protection::NoAccess);
 
@@ -36,10 +39,19 @@ impl Page {
 
     pub(crate) const fn state(self) -> State {
         match self.0 >> 2 {
-            0 => State::Reserved,
             1 => State::Prepared,
-            _ => State::Ready,
+            2 => State::Ready,
+            _ => State::Reserved,
         }
+    }
+
+    /// A guard in the place of a Ready page that has this protection without it.
+    pub(crate) const fn guard(protection: Protection) -> Page {
+        Page(GUARD << 2 | protection as u8)
+    }
+
+    pub(crate) const fn is_guard(self) -> bool {
+        self.0 >> 2 == GUARD
     }
 
     pub(crate) const fn protection(self) -> Protection {

@@ -1,5 +1,8 @@
 //! The running Linux kernel.
 
+#[path = "linux/objects.rs"]
+mod objects;
+
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;

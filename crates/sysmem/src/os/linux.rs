@@ -17,6 +17,8 @@
 //!   back: `MADV_DONTFORK` (2.6.16), `MADV_DONTDUMP` (3.4), `MADV_WIPEONFORK` (4.14). No advice
 //!   makes private memory shared.
 
+mod capabilities;
+
 use core::ffi::CStr;
 use core::num::NonZeroU64;
 

@@ -295,6 +295,8 @@ pub(super) fn madvise(
         MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
         MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
         MADV_COLLAPSE => version >= since::COLLAPSE && has_huge_pages,
+        // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: not simulated, as if before 6.13.
+        102 | 103 => false,
         advice => panic!("the simulated Linux has no rule for advice {advice}"),
     };
     if !known {

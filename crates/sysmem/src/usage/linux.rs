@@ -94,9 +94,13 @@ pub(crate) struct Mapping {
     pub end: usize,
 }
 
-/// Hands each line of /proc/self/maps (proc_pid_maps(5)) to `each`, lowest address first; `None`
+/// Hands each line of /proc/self/maps (proc_pid_maps(5)) to `each`, lowest address first: where
+/// the mapping begins and ends, and the beginning of what follows, at least 64 bytes of it. `None`
 /// if the file cannot be read or is not what it should be.
-pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Option<()> {
+pub(crate) fn mapping_lines(
+    kernel: &impl Files,
+    each: &mut dyn FnMut(usize, usize, &[u8]),
+) -> Option<()> {
     let file = File::open(kernel, c"/proc/self/maps")?;
     let mut buffer = [0; 1024];
     // Read strictly forward: to look at an earlier place again, the kernel walks there from the
@@ -112,29 +116,29 @@ pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Op
         offset += read as u64;
         let len = kept + read;
         let mut text = &buffer[..len];
-        loop {
-            if in_line {
-                // The rest of a line whose beginning was seen: paths can be 4 KiB long.
-                match text.iter().position(|&byte| byte == b'\n') {
-                    Some(end) => text = &text[end + 1..],
-                    None => break,
+        while !text.is_empty() {
+            let end = text.iter().position(|&byte| byte == b'\n');
+            if !in_line {
+                // "start-end " is at most 34 bytes. Paths can be 4 KiB long.
+                if end.is_none() && text.len() < 34 + 64 {
+                    break;
                 }
-                in_line = false;
+                let space = text.iter().position(|&byte| byte == b' ')?;
+                let Mapping { start, end: mapping_end } = range(&text[..space])?;
+                each(start, mapping_end, &text[space + 1..end.unwrap_or(text.len())]);
             }
-            // "start-end " is at most 34 bytes.
-            let Some(space) = text.iter().position(|&byte| byte == b' ') else { break };
-            each(range(&text[..space])?);
-            text = &text[space..];
-            in_line = true;
+            in_line = end.is_none();
+            text = end.map_or(&[], |end| &text[end + 1..]);
         }
-        // What is left is the beginning of a line, to go before what is read next, or the middle
-        // of one, of which nothing is wanted.
-        kept = if in_line { 0 } else { text.len() };
-        if kept == buffer.len() {
-            return None;
-        }
+        // What is left is the beginning of a line, to go before what is read next.
+        kept = text.len();
         buffer.copy_within(len - kept..len, 0);
     }
+}
+
+/// Hands each mapping of the process to `each`, lowest address first; `None` as above.
+pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Option<()> {
+    mapping_lines(kernel, &mut |start, end, _| each(Mapping { start, end }))
 }
 
 /// Two hexadecimal addresses with a dash between them.

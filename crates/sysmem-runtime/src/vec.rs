@@ -1,0 +1,583 @@
+//! A vector that never moves.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::{self, ManuallyDrop, MaybeUninit};
+use core::ops::{Bound, RangeBounds};
+use core::ptr::{self, NonNull};
+use core::slice;
+
+use sysmem::{
+    Account, Error, ErrorKind, Native, Operation, Os, Protection, Reservation, ReserveOptions,
+};
+
+mod iterators;
+mod traits;
+
+pub use iterators::{Drain, IntoIter};
+
+/// What vectors are booked on that name no account of their own.
+static VECTORS: Account = Account::new("vectors");
+
+/// The least that is committed at once, and that a vector keeps when it shrinks, in bytes. A
+/// commit costs about as much as the first touch of two pages.
+const LEAST_STEP: usize = 64 << 10;
+
+/// The most that is committed at once, in bytes: where the system charges promises, a vector
+/// holds at most this much of them without need.
+const MOST_STEP: usize = 64 << 20;
+
+/// A vector that never moves its elements: it reserves address space for all it may ever hold
+/// once, commits memory as it grows and gives memory back as it shrinks.
+///
+/// **Pointers stay valid.** An element stays at its address until it is removed, or shifted by
+/// [`insert`](VmVec::insert), [`remove`](VmVec::remove), [`retain`](VmVec::retain) and their kin;
+/// pushing never moves anything, nor does moving the vector itself. (References still follow
+/// Rust's rules: the borrow checker ends them at the next `push`. It is raw pointers and indices
+/// that gain.) The reservation costs address space only: 1 TiB is fine.
+///
+/// What a system can refuse returns a [`Result`]; an index that is out of bounds panics, as in
+/// `Vec`. Elements of size zero take no memory at all.
+///
+/// ```
+/// use sysmem_runtime::VmVec;
+///
+/// let mut log = VmVec::with_capacity(1 << 30)?;
+/// log.push(1u64)?;
+/// let first = log.as_ptr();
+/// log.extend(2..=100_000)?;
+/// assert_eq!(log.as_ptr(), first);
+/// assert_eq!(log.iter().sum::<u64>(), 5_000_050_000);
+/// # Ok::<(), sysmem::Error>(())
+/// ```
+pub struct VmVec<T, O: Os = Native> {
+    start: NonNull<T>,
+    len: usize,
+    /// Elements that there is Ready memory for.
+    committed: usize,
+    /// Elements that there is address space for.
+    capacity: usize,
+    /// Bytes from the beginning that are not Reserved: those of the committed elements, rounded
+    /// up to a page, and what the system refused to take back.
+    mapped: usize,
+    /// `None` where no memory is needed.
+    reservation: Option<Reservation<O>>,
+    elements: PhantomData<T>,
+}
+
+// SAFETY: a vector owns its elements and its reservation, as `Vec` does.
+unsafe impl<T: Send, O: Os + Send> Send for VmVec<T, O> {}
+// SAFETY: a shared vector gives shared access to its elements, and none to the reservation.
+unsafe impl<T: Sync, O: Os> Sync for VmVec<T, O> {}
+
+/// An element that a vector could not take, and why.
+pub struct PushError<T> {
+    /// The element, given back.
+    pub value: T,
+    /// Why there was no room for it.
+    pub error: Error,
+}
+
+impl<T> fmt::Debug for PushError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.error, f)
+    }
+}
+
+impl<T> fmt::Display for PushError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<T> core::error::Error for PushError<T> {}
+
+impl<T> From<PushError<T>> for Error {
+    fn from(refused: PushError<T>) -> Error {
+        refused.error
+    }
+}
+
+impl<T> VmVec<T> {
+    /// An empty vector with address space for `capacity` elements, which is all it will ever
+    /// hold. Costs no memory.
+    pub fn with_capacity(capacity: usize) -> Result<VmVec<T>, Error> {
+        VmVec::with_capacity_in(Native::NEW, capacity, &VECTORS)
+    }
+}
+
+impl<T, O: Os> VmVec<T, O> {
+    const ZERO_SIZED: bool = size_of::<T>() == 0;
+
+    /// An empty vector with address space for `capacity` elements, from `os` and booked on
+    /// `account`.
+    pub fn with_capacity_in(
+        os: O,
+        capacity: usize,
+        account: &'static Account,
+    ) -> Result<VmVec<T, O>, Error> {
+        let without_memory = |elements| VmVec {
+            start: NonNull::dangling(),
+            len: 0,
+            committed: elements,
+            capacity: elements,
+            mapped: 0,
+            reservation: None,
+            elements: PhantomData,
+        };
+        if Self::ZERO_SIZED {
+            return Ok(without_memory(usize::MAX));
+        }
+        if capacity == 0 {
+            return Ok(without_memory(0));
+        }
+        let len = capacity
+            .checked_mul(size_of::<T>())
+            .and_then(|len| len.checked_next_multiple_of(os.page_size()))
+            // The most that pointers of one allocation may be apart.
+            .filter(|&len| len <= isize::MAX as usize)
+            .ok_or(Error::new(Operation::Reserve, 0, usize::MAX, ErrorKind::TooLong))?;
+        let options = ReserveOptions::new(len).align(align_of::<T>());
+        let reservation = Reservation::reserve_in(os, options, account)?;
+        let Some(start) = NonNull::new(reservation.as_mut_ptr()) else {
+            return Ok(without_memory(0));
+        };
+        let mut vector = without_memory(0);
+        vector.start = start.cast();
+        vector.capacity = capacity;
+        vector.reservation = Some(reservation);
+        Ok(vector)
+    }
+
+    /// How many elements there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no element.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many elements it can ever hold.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many elements it can hold without asking the system for memory.
+    #[inline]
+    pub fn committed(&self) -> usize {
+        self.committed
+    }
+
+    /// The address of the first element, or of where it will be: the same as long as the vector
+    /// lives.
+    #[inline]
+    pub fn as_ptr(&self) -> *const T {
+        self.start.as_ptr()
+    }
+
+    /// As [`as_ptr`](VmVec::as_ptr), to write through.
+    #[inline]
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.start.as_ptr()
+    }
+
+    /// All elements.
+    #[inline]
+    pub fn as_slice(&self) -> &[T] {
+        // SAFETY: the first `len` elements are initialized and in Ready memory.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// All elements, to change them.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as above, and the vector is borrowed for it alone.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// The committed room behind the last element. Its contents are unspecified.
+    pub fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<T>] {
+        // SAFETY: Ready memory behind the elements; uninitialized is all it need be.
+        unsafe {
+            let first = self.start.as_ptr().add(self.len).cast();
+            slice::from_raw_parts_mut(first, self.committed - self.len)
+        }
+    }
+
+    /// Says how many elements there are, without making or dropping any.
+    ///
+    /// # Safety
+    ///
+    /// `len` is at most [`committed`](VmVec::committed), and the first `len` are initialized.
+    pub unsafe fn set_len(&mut self, len: usize) {
+        debug_assert!(len <= self.committed);
+        self.len = len;
+    }
+
+    /// Commits memory for `additional` more elements, so that pushing them cannot fail.
+    pub fn reserve(&mut self, additional: usize) -> Result<(), Error> {
+        if self.committed - self.len >= additional { Ok(()) } else { self.grow(additional) }
+    }
+
+    /// Appends an element. Fails, and hands it back, where the vector is full or the system has
+    /// no memory.
+    #[inline]
+    pub fn push(&mut self, value: T) -> Result<(), PushError<T>> {
+        let len = self.len;
+        if len == self.committed {
+            if let Err(error) = self.grow(1) {
+                return Err(PushError { value, error });
+            }
+        }
+        // SAFETY: there is Ready memory for one more than `len`.
+        unsafe { self.start.as_ptr().add(len).write(value) };
+        // Not `+= 1`: the compiler cannot know that the element was not written over the length,
+        // and would read it back.
+        self.len = len + 1;
+        Ok(())
+    }
+
+    /// Takes the last element.
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: it was an element, and is none any more.
+        let value = unsafe { self.start.as_ptr().add(self.len).read() };
+        self.settle();
+        Some(value)
+    }
+
+    /// Puts an element before the one at `index` and moves those from there on up by one.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is greater than the length.
+    pub fn insert(&mut self, index: usize, value: T) -> Result<(), PushError<T>> {
+        assert!(index <= self.len, "insert at {index} into a vector of {} elements", self.len);
+        if let Err(error) = self.reserve(1) {
+            return Err(PushError { value, error });
+        }
+        // SAFETY: `index` is inside, and there is room for one more.
+        unsafe {
+            let place = self.start.as_ptr().add(index);
+            ptr::copy(place, place.add(1), self.len - index);
+            place.write(value);
+        }
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Takes the element at `index` and moves those behind it down by one.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn remove(&mut self, index: usize) -> T {
+        assert!(index < self.len, "remove {index} from a vector of {} elements", self.len);
+        self.len -= 1;
+        // SAFETY: the element at `index` moves out, those behind it move down.
+        let value = unsafe {
+            let place = self.start.as_ptr().add(index);
+            let value = place.read();
+            ptr::copy(place.add(1), place, self.len - index);
+            value
+        };
+        self.settle();
+        value
+    }
+
+    /// Takes the element at `index` and puts the last one in its place.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn swap_remove(&mut self, index: usize) -> T {
+        let last = self.len.wrapping_sub(1);
+        self.as_mut_slice().swap(index, last);
+        match self.pop() {
+            Some(value) => value,
+            None => unreachable!("swap has checked the index"),
+        }
+    }
+
+    /// Drops the elements from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        // Cut off first: an element that panics in drop is not dropped again.
+        let tail = ptr::slice_from_raw_parts_mut(
+            // SAFETY: inside.
+            unsafe { self.start.as_ptr().add(len) },
+            self.len - len,
+        );
+        self.len = len;
+        let settled = SettleOnDrop(self);
+        // SAFETY: they were elements, and are none any more.
+        unsafe { ptr::drop_in_place(tail) };
+        drop(settled);
+    }
+
+    /// Drops every element.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Appends every element of an iterator, until one finds no room: that one is handed back,
+    /// and those before it are in.
+    pub fn extend(&mut self, elements: impl IntoIterator<Item = T>) -> Result<(), PushError<T>> {
+        for value in elements {
+            self.push(value)?;
+        }
+        Ok(())
+    }
+
+    /// Appends clones of the elements of a slice.
+    pub fn extend_from_slice(&mut self, elements: &[T]) -> Result<(), Error>
+    where
+        T: Clone,
+    {
+        self.reserve(elements.len())?;
+        for element in elements {
+            let clone = element.clone();
+            // SAFETY: there is room for all of them; each counts once it is there.
+            unsafe { self.start.as_ptr().add(self.len).write(clone) };
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    /// Moves every element of another vector to the end of this one.
+    pub fn append<P: Os>(&mut self, other: &mut VmVec<T, P>) -> Result<(), Error> {
+        self.reserve(other.len)?;
+        // SAFETY: there is room for all, and the other vector forgets them.
+        unsafe {
+            let end = self.start.as_ptr().add(self.len);
+            ptr::copy_nonoverlapping(other.start.as_ptr(), end, other.len);
+        }
+        self.len += mem::take(&mut other.len);
+        other.settle();
+        Ok(())
+    }
+
+    /// Makes it `len` elements long, with clones of `value` where it grows.
+    pub fn resize(&mut self, len: usize, value: T) -> Result<(), Error>
+    where
+        T: Clone,
+    {
+        self.resize_with(len, || value.clone())
+    }
+
+    /// Makes it `len` elements long, with what `make` makes where it grows.
+    pub fn resize_with(&mut self, len: usize, mut make: impl FnMut() -> T) -> Result<(), Error> {
+        self.reserve(len.saturating_sub(self.len))?;
+        while self.len < len {
+            let value = make();
+            // SAFETY: there is room for `len`.
+            unsafe { self.start.as_ptr().add(self.len).write(value) };
+            self.len += 1;
+        }
+        self.truncate(len);
+        Ok(())
+    }
+
+    /// Keeps the elements that `keep` says yes to, in their order, and drops the others.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        self.retain_mut(|element| keep(element));
+    }
+
+    /// As [`retain`](VmVec::retain), with elements that may be changed while they are looked at.
+    pub fn retain_mut(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+        let len = mem::take(&mut self.len);
+        // However it ends, what was not looked at is kept and moves down over the gap.
+        let mut sieve = Sieve { vector: self, len, seen: 0, kept: 0 };
+        while sieve.seen < len {
+            let start = sieve.vector.start.as_ptr();
+            // SAFETY: not looked at yet, so it is there.
+            let element = unsafe { &mut *start.add(sieve.seen) };
+            if keep(element) {
+                // SAFETY: moves down into the gap, or onto itself.
+                unsafe { ptr::copy(start.add(sieve.seen), start.add(sieve.kept), 1) };
+                (sieve.seen, sieve.kept) = (sieve.seen + 1, sieve.kept + 1);
+            } else {
+                sieve.seen += 1;
+                // SAFETY: counted out above, so that it is dropped once even if that panics.
+                unsafe { ptr::drop_in_place(element) };
+            }
+        }
+    }
+
+    /// Drops each element that equals the one before it.
+    pub fn dedup(&mut self)
+    where
+        T: PartialEq,
+    {
+        let mut last: Option<NonNull<T>> = None;
+        let start = self.start;
+        let mut index = 0;
+        self.retain_mut(|element| {
+            // SAFETY: `last` is where the last element that was kept moved to, below this one.
+            if last.is_some_and(|last| unsafe { last.as_ref() } == element) {
+                return false;
+            }
+            // SAFETY: the place this element will have: fewer were kept than looked at.
+            last = Some(unsafe { start.add(index) });
+            index += 1;
+            true
+        });
+    }
+
+    /// Takes the elements of a range out, and moves those behind them down when the iterator is
+    /// dropped.
+    ///
+    /// # Panics
+    ///
+    /// If the range begins after it ends, or ends after the last element.
+    pub fn drain(&mut self, range: impl RangeBounds<usize>) -> Drain<'_, T, O> {
+        let from = match range.start_bound() {
+            Bound::Included(&from) => from,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len,
+        };
+        assert!(from <= end && end <= self.len, "drain {from}..{end} of {} elements", self.len);
+        Drain::new(self, from, end)
+    }
+
+    /// The memory below, to name it, to look at it or to advise the system; `None` where there is
+    /// none.
+    pub fn reservation(&self) -> Option<&Reservation<O>> {
+        self.reservation.as_ref()
+    }
+
+    /// Gives back the memory that no element lies in, all of it.
+    pub fn shrink_to_fit(&mut self) -> Result<(), Error> {
+        self.decommit(self.len)
+    }
+
+    /// Commits memory for `additional` more elements, and for some after them.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, additional: usize) -> Result<(), Error> {
+        let (len, capacity) = (self.len, self.capacity);
+        let full = || {
+            let wanted = len.saturating_add(additional).saturating_mul(size_of::<T>());
+            let bytes = capacity.saturating_mul(size_of::<T>());
+            Error::new(Operation::Map, 0, wanted, ErrorKind::OutOfBounds { len: bytes })
+        };
+        let needed = len.checked_add(additional).filter(|&needed| needed <= capacity);
+        let (Some(needed), Some(reservation)) = (needed, &mut self.reservation) else {
+            return Err(full());
+        };
+        let page_size = reservation.os().page_size();
+        let from = (self.committed * size_of::<T>()).next_multiple_of(page_size);
+        if from < self.mapped {
+            // What the system refused to take back may be in any state: it is given back before
+            // it is used again.
+            reservation.fault(from, self.mapped - from)?;
+            self.mapped = from;
+        }
+        let least = (needed * size_of::<T>()).next_multiple_of(page_size);
+        let step = (least / 2).clamp(LEAST_STEP, MOST_STEP).next_multiple_of(page_size);
+        let mut end = least.saturating_add(step).min(reservation.len());
+        while let Err(error) = reservation.map(from, end - from, Protection::ReadWrite) {
+            if end == least {
+                return Err(error);
+            }
+            end = least + (((end - least) / 2) & !(page_size - 1));
+        }
+        self.mapped = end;
+        reservation.used(from, end - from)?;
+        self.committed = (end / size_of::<T>()).min(self.capacity);
+        Ok(())
+    }
+
+    /// Gives memory back after the vector became shorter, if it became much shorter: growing
+    /// commits half as much again, so a length that goes to and fro asks the system for nothing.
+    #[inline]
+    fn settle(&mut self) {
+        if !Self::ZERO_SIZED && self.committed / 2 > self.len {
+            self.settle_slow();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_slow(&mut self) {
+        if self.committed * size_of::<T>() > 4 * LEAST_STEP {
+            let keep = self.len + self.len / 4 + LEAST_STEP / size_of::<T>();
+            // A system that refuses to take memory back leaves it in use: nothing is lost.
+            let _ = self.decommit(keep);
+        }
+    }
+
+    /// Gives back what lies behind the memory of `keep` elements.
+    fn decommit(&mut self, keep: usize) -> Result<(), Error> {
+        let Some(reservation) = &mut self.reservation else { return Ok(()) };
+        let page_size = reservation.os().page_size();
+        let from = (keep.min(self.capacity) * size_of::<T>()).next_multiple_of(page_size);
+        if from >= self.mapped {
+            return Ok(());
+        }
+        // Even if the system refuses half way: nothing beyond is used before `grow`.
+        self.committed = (from / size_of::<T>()).min(self.capacity);
+        reservation.fault(from, self.mapped - from)?;
+        self.mapped = from;
+        Ok(())
+    }
+}
+
+/// Gives memory back once elements were dropped, even if dropping one of them panicked.
+struct SettleOnDrop<'a, T, O: Os>(&'a mut VmVec<T, O>);
+
+impl<T, O: Os> Drop for SettleOnDrop<'_, T, O> {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
+/// A vector in the middle of [`retain_mut`](VmVec::retain_mut).
+struct Sieve<'a, T, O: Os> {
+    vector: &'a mut VmVec<T, O>,
+    len: usize,
+    seen: usize,
+    kept: usize,
+}
+
+impl<T, O: Os> Drop for Sieve<'_, T, O> {
+    fn drop(&mut self) {
+        let rest = self.len - self.seen;
+        let start = self.vector.start.as_ptr();
+        // SAFETY: what was not looked at moves down behind what was kept.
+        unsafe { ptr::copy(start.add(self.seen), start.add(self.kept), rest) };
+        self.vector.len = self.kept + rest;
+        self.vector.settle();
+    }
+}
+
+impl<T, O: Os> Drop for VmVec<T, O> {
+    fn drop(&mut self) {
+        // The reservation returns to the system after this, even if an element panics.
+        // SAFETY: every element is dropped once: the vector ends here.
+        unsafe { ptr::drop_in_place(self.as_mut_slice()) };
+    }
+}
+
+impl<T, O: Os> VmVec<T, O> {
+    /// The parts, for an iterator that owns them.
+    fn into_parts(self) -> (NonNull<T>, usize, Option<Reservation<O>>) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once; the vector is not used or dropped after this.
+        let reservation = unsafe { ptr::read(&this.reservation) };
+        (this.start, this.len, reservation)
+    }
+}

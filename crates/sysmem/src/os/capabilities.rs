@@ -1,0 +1,181 @@
+//! What only some systems do, each a trait of its own that an [`Os`] may have.
+
+use core::fmt;
+
+use crate::{Error, Os, PageRange, Protection};
+
+/// How a guard is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuardMechanism {
+    /// A mark in the page table: `MADV_GUARD_INSTALL` (Linux 6.13). The mapping stays whole.
+    Marker,
+    /// A mapping of its own that has no memory behind it: `MAP_GUARD` (FreeBSD 11.1).
+    GuardMapping,
+    /// Pages that allow nothing: `PROT_NONE` (everywhere). Splits the mapping in up to three.
+    NoAccess,
+}
+
+impl GuardMechanism {
+    /// What takes such a guard away besides removing it, when somebody does it to the address
+    /// behind the owner's back.
+    pub const fn destroyed_by(self) -> &'static str {
+        match self {
+            // madvise(2), MADV_GUARD_INSTALL: "survives ... fork, mprotect, DONTNEED, FREE".
+            GuardMechanism::Marker => "munmap, mmap with MAP_FIXED, and MADV_WIPEONFORK in a child",
+            // mprotect(2) on it succeeds and does nothing, as was seen on FreeBSD.
+            GuardMechanism::GuardMapping => "munmap and mmap with MAP_FIXED",
+            GuardMechanism::NoAccess => "mprotect, munmap and mmap with MAP_FIXED",
+        }
+    }
+}
+
+impl fmt::Display for GuardMechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GuardMechanism::Marker => "MADV_GUARD_INSTALL",
+            GuardMechanism::GuardMapping => "MAP_GUARD",
+            GuardMechanism::NoAccess => "PROT_NONE",
+        })
+    }
+}
+
+/// A system that can put guards into Ready memory.
+///
+/// # Safety
+///
+/// Every access to a guard faults until it is removed.
+pub unsafe trait Guards: Os {
+    /// Makes every access to the range fault, by the cheapest means the system has; its contents
+    /// are dropped. On failure the range is as it was, or its contents are zero.
+    ///
+    /// # Safety
+    ///
+    /// The range is Ready and the caller's; nothing relies on its contents or accesses it.
+    unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error>;
+
+    /// Makes the range Ready again with `protection`, zeroed.
+    ///
+    /// # Safety
+    ///
+    /// The range is a guard of this mechanism, in memory that had this protection.
+    unsafe fn remove_guard(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        mechanism: GuardMechanism,
+    ) -> Result<(), Error>;
+}
+
+/// Memory that can be mapped at more than one address. Closed by
+/// [`close_object`](MemoryObjects::close_object), not by dropping it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MemoryObject {
+    /// What the system knows it by.
+    pub(crate) handle: i32,
+    pub(crate) len: usize,
+}
+
+impl MemoryObject {
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: no object is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// A system that has memory which can be mapped at more than one address: `memfd_create` (Linux
+/// 3.17).
+///
+/// # Safety
+///
+/// All views of one part of an object show the same bytes.
+pub unsafe trait MemoryObjects: Os {
+    /// Makes an object of `len` zeroed bytes, none of which is in memory yet.
+    fn create_object(&self, len: usize) -> Result<MemoryObject, Error>;
+
+    /// Ends the object. Its memory lives until no view of it is mapped.
+    fn close_object(&self, object: MemoryObject);
+
+    /// Gives the memory of a part of the object back; in every view it is zero from then on.
+    ///
+    /// # Safety
+    ///
+    /// Nothing relies on these bytes.
+    unsafe fn discard_object(
+        &self,
+        object: &MemoryObject,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), Error>;
+
+    /// Reserved → Ready: shows the bytes of `object` from `offset` on. On failure the range is
+    /// still Reserved, or [`Lost`](crate::ErrorKind::Lost).
+    ///
+    /// # Safety
+    ///
+    /// The range is Reserved and the caller's. From then on, it is mapped from objects only.
+    unsafe fn map_object(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        object: &MemoryObject,
+        offset: usize,
+    ) -> Result<(), Error>;
+}
+
+/// A system that may be able to seal mappings: mseal(2), mimmutable(2).
+///
+/// # Safety
+///
+/// What is sealed stays mapped with the protection it has.
+pub unsafe trait Sealing: Os {
+    /// What sealing is called on this system.
+    fn sealing_name(&self) -> &'static str;
+
+    /// Makes a range unchangeable until the process ends: neither its protection nor its place
+    /// can be changed, by anybody. `NotSupported` where this kernel cannot.
+    ///
+    /// # Safety
+    ///
+    /// The range is the caller's, who will not return it.
+    unsafe fn seal(&self, range: PageRange) -> Result<(), Error>;
+}
+
+/// What a mapping of the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MappingKind {
+    /// Memory of this process alone, from no file.
+    PrivateAnonymous,
+    /// Memory shared with whoever forked from the process, or mapped more than once.
+    Shared,
+    /// From a file: code, constants, and variables that have a value from the beginning.
+    File,
+    /// The stack of the first thread.
+    FirstStack,
+    /// The kernel's own pages in the process.
+    Kernel,
+}
+
+/// A mapping as the system lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemMapping {
+    /// The first address.
+    pub start: usize,
+    /// The length in bytes.
+    pub len: usize,
+    /// Whether anything may be done with it.
+    pub accessible: bool,
+    /// What it is.
+    pub kind: MappingKind,
+}
+
+/// A system that lists the mappings of the process.
+pub trait Mappings: Os {
+    /// Hands every mapping to `each`, lowest address first, without a heap. `NotSupported` where
+    /// the list cannot be read.
+    fn each_mapping(&self, each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error>;
+}

@@ -1,0 +1,198 @@
+//! Guards, memory objects, sealing and the list of mappings.
+
+use core::ptr;
+
+use super::{ENOSYS, Linux, LinuxCalls, LinuxRules, advise, giving_back};
+use crate::calls::{Seal, SharedMemory};
+use crate::os::capabilities::{
+    GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects, Sealing,
+    SystemMapping,
+};
+use crate::os::unix::{EINVAL, EPERM, MAP_FIXED, NotPlaced, PROT_NONE, UnixRules, bits};
+use crate::os::{GiveBack, PageRange, Policy};
+use crate::usage::linux as proc;
+use crate::{Error, ErrorKind, Operation, Protection};
+
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
+const MAP_SHARED: i32 = 1;
+
+// SAFETY: a marker faults until it is removed (madvise(2)), and so does PROT_NONE.
+unsafe impl<K: LinuxCalls> Guards for Linux<K> {
+    unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error> {
+        range.check(Operation::Guard, self.kernel.page_size())?;
+        // EINVAL from a kernel before 6.13, and on memory that takes no markers: locked (before
+        // 6.15), huge or special. It fails before it does anything.
+        // SAFETY: the caller gives contents and access up.
+        if unsafe { self.kernel.madvise(range.start, range.len, MADV_GUARD_INSTALL) }.is_ok() {
+            return Ok(GuardMechanism::Marker);
+        }
+        // SAFETY: as above.
+        unsafe { self.kernel.mprotect(range.start, range.len, PROT_NONE) }
+            .map_err(|errno| self.refused(Operation::Guard, range, errno))?;
+        // Only memory that is locked on a kernel before 5.18 refuses; it stays resident then.
+        // SAFETY: as above.
+        let _ = unsafe { advise(&self.kernel, range, giving_back(GiveBack::Eager)) };
+        Ok(GuardMechanism::NoAccess)
+    }
+
+    unsafe fn remove_guard(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        mechanism: GuardMechanism,
+    ) -> Result<(), Error> {
+        range.check(Operation::RemoveGuard, self.kernel.page_size())?;
+        let removed = match mechanism {
+            // SAFETY: the range is the caller's, and only gains access.
+            GuardMechanism::Marker => unsafe {
+                self.kernel.madvise(range.start, range.len, MADV_GUARD_REMOVE)
+            },
+            // SAFETY: as above.
+            _ => unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) },
+        };
+        removed.map_err(|errno| self.refused(Operation::RemoveGuard, range, errno))
+    }
+}
+
+// SAFETY: shared mappings of one file show the same bytes (mmap(2)).
+unsafe impl<K: LinuxCalls + SharedMemory> MemoryObjects for Linux<K> {
+    fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
+        let range = PageRange::new(ptr::null_mut(), len);
+        range.check(Operation::CreateObject, self.kernel.page_size())?;
+        match self.kernel.create_memory(c"sysmem", len) {
+            Ok(handle) => Ok(MemoryObject { handle, len }),
+            // Before 3.17, or forbidden by a sandbox.
+            Err(ENOSYS | EPERM) => {
+                Err(range.error(Operation::CreateObject, ErrorKind::NotSupported))
+            }
+            Err(errno) => Err(range.error(Operation::CreateObject, ErrorKind::System(errno))),
+        }
+    }
+
+    fn close_object(&self, object: MemoryObject) {
+        self.kernel.close_memory(object.handle);
+    }
+
+    unsafe fn discard_object(
+        &self,
+        object: &MemoryObject,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), Error> {
+        let range = PageRange::new(ptr::without_provenance_mut(offset), len);
+        range.check(Operation::DiscardObject, self.kernel.page_size())?;
+        self.kernel
+            .discard_memory(object.handle, offset as u64, len)
+            .map_err(|errno| range.error(Operation::DiscardObject, ErrorKind::System(errno)))
+    }
+
+    unsafe fn map_object(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        object: &MemoryObject,
+        offset: usize,
+    ) -> Result<(), Error> {
+        let page_size = self.kernel.page_size();
+        range.check(Operation::MapObject, page_size)?;
+        if offset & (page_size - 1) != 0 {
+            let kind = ErrorKind::Unaligned { multiple: page_size };
+            return Err(range.error(Operation::MapObject, kind));
+        }
+        if offset.checked_add(range.len).is_none_or(|end| end > object.len) {
+            let kind = ErrorKind::OutOfBounds { len: object.len };
+            return Err(range.error(Operation::MapObject, kind));
+        }
+        // SAFETY: the range is the caller's, and Reserved.
+        let mapped = unsafe {
+            self.kernel.mmap_memory(
+                range.start,
+                range.len,
+                bits(protection),
+                MAP_SHARED | MAP_FIXED,
+                object.handle,
+                offset as u64,
+            )
+        };
+        let Err(errno) = mapped else { return Ok(()) };
+        // As in `replace`: the mapping that failed may have removed what was there.
+        let policy = Policy { executable: true, ..Policy::DEFAULT };
+        match <LinuxRules as UnixRules<K>>::reserve_at(self, range.start.addr(), range.len, policy)
+        {
+            Ok(_) | Err(NotPlaced::Taken) => Err(self.refused(Operation::MapObject, range, errno)),
+            Err(_) => Err(range.error(Operation::MapObject, ErrorKind::Lost)),
+        }
+    }
+}
+
+// SAFETY: mseal(2).
+unsafe impl<K: LinuxCalls + Seal> Sealing for Linux<K> {
+    fn sealing_name(&self) -> &'static str {
+        "mseal"
+    }
+
+    unsafe fn seal(&self, range: PageRange) -> Result<(), Error> {
+        range.check(Operation::Seal, self.kernel.page_size())?;
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.seal(range.start, range.len) }.map_err(|errno| match errno {
+            // Before 6.10, or on a 32-bit kernel; EINVAL cannot come from a range of whole pages.
+            ENOSYS | EPERM | EINVAL => range.error(Operation::Seal, ErrorKind::NotSupported),
+            errno => self.refused(Operation::Seal, range, errno),
+        })
+    }
+}
+
+impl<K: LinuxCalls> Mappings for Linux<K> {
+    fn each_mapping(&self, each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
+        let listed = proc::mapping_lines(&self.kernel, &mut |start, end, line| {
+            if let Some((accessible, kind)) = kind_of(line) {
+                each(SystemMapping { start, len: end - start, accessible, kind });
+            }
+        });
+        listed.ok_or(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
+    }
+}
+
+/// What a line of /proc/self/maps says after the addresses: permissions, offset, device, inode and
+/// the beginning of a path, with blanks between them (proc_pid_maps(5)).
+fn kind_of(line: &[u8]) -> Option<(bool, MappingKind)> {
+    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let permissions = words.next()?;
+    let inode = words.nth(2)?;
+    let accessible = permissions.get(..3)? != b"---";
+    let name = words.next().unwrap_or_default();
+    let kind = match name {
+        b"[stack]" => MappingKind::FirstStack,
+        b"[heap]" => MappingKind::PrivateAnonymous,
+        // [vdso], [vvar], [vsyscall] and what is to come; names that programs gave are "[anon:".
+        name if name.starts_with(b"[") && !name.starts_with(b"[anon") => MappingKind::Kernel,
+        _ if permissions.get(3) == Some(&b's') => MappingKind::Shared,
+        _ if inode != b"0" => MappingKind::File,
+        _ => MappingKind::PrivateAnonymous,
+    };
+    Some((accessible, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_maps_tells_what_a_mapping_is() {
+        let kind = |line: &str| kind_of(line.as_bytes());
+        assert_eq!(kind("rw-p 00000000 00:00 0 "), Some((true, MappingKind::PrivateAnonymous)));
+        assert_eq!(
+            kind("---p 00000000 00:00 0  [anon: stacks]"),
+            Some((false, MappingKind::PrivateAnonymous))
+        );
+        assert_eq!(
+            kind("r-xp 00001000 08:01 1234   /usr/bin/a b"),
+            Some((true, MappingKind::File))
+        );
+        assert_eq!(kind("rw-p 00000000 00:00 0   [stack]"), Some((true, MappingKind::FirstStack)));
+        assert_eq!(kind("r-xp 00000000 00:00 0   [vdso]"), Some((true, MappingKind::Kernel)));
+        assert_eq!(kind("rw-s 00000000 00:01 77  /memfd:x"), Some((true, MappingKind::Shared)));
+        assert_eq!(kind("rw-p"), None);
+    }
+}
