@@ -7,6 +7,7 @@
 //! Machines are noisy: contestants run in turn, and what is printed is the median of each and the
 //! median of the ratios of runs that were neighbours in time.
 
+mod guards;
 mod measure;
 mod programs;
 mod table;
@@ -19,6 +20,8 @@ use clap::Parser;
 enum Measurement {
     /// Real programs: plain, under `sysmem run`, and on other allocators found on this machine.
     Programs(programs::Options),
+    /// Guards in populated memory against `mprotect`.
+    Guards(guards::Options),
     /// Pushing bytes: a vector that never moves against `Vec`.
     Vec(vec::Options),
 }
@@ -26,6 +29,7 @@ enum Measurement {
 fn main() {
     let result = match Measurement::parse() {
         Measurement::Programs(options) => programs::run(&options),
+        Measurement::Guards(options) => guards::run(&options),
         Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {

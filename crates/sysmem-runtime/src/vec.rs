@@ -502,7 +502,8 @@ impl<T, O: Os> VmVec<T, O> {
     }
 
     /// Gives memory back after the vector became shorter, if it became much shorter: growing
-    /// commits half as much again, so a length that goes to and fro asks the system for nothing.
+    /// commits half as much again, so a length that goes to and fro by a quarter asks the system for
+    /// nothing.
     #[inline]
     fn settle(&mut self) {
         if !Self::ZERO_SIZED && self.committed / 2 > self.len {

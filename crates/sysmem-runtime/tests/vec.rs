@@ -176,15 +176,15 @@ fn a_length_that_goes_to_and_fro_asks_the_system_for_nothing() {
     vector.extend(0..100_000u64).unwrap();
     let committed = vector.committed();
     for _ in 0..100 {
-        vector.truncate(60_000);
-        vector.extend(60_000..100_000).unwrap();
+        vector.truncate(80_000);
+        vector.extend(80_000..100_000).unwrap();
         assert_eq!(vector.committed(), committed);
     }
 }
 
 #[test]
 fn an_element_that_finds_no_memory_comes_back_and_the_vector_goes_on() {
-    let settings = Settings { data_limit: MIB as u64, ..Settings::heap(16 * MIB) };
+    let settings = Settings { data_limit: MIB as u64, ..Settings::heap(32 * MIB) };
     let mut vector =
         VmVec::with_capacity_in(Linux::new(Simulated::new(settings)), 2 * MIB, account()).unwrap();
     let refused = loop {

@@ -33,7 +33,7 @@ impl<O: Guards> Reservation<O> {
         let (first, end) = self.pages(Operation::Guard, (offset, len))?;
         let (page, run_end) = self.entry().states.run(first, end, self.shape());
         // One protection, so that one call does it and one mechanism is the answer.
-        if run_end < end {
+        if run_end < end && page.state() == State::Ready {
             let at = run_end * self.os.page_size();
             let (next, _) = self.entry().states.run(run_end, end, self.shape());
             let kind = match (next.is_guard(), next.state()) {
@@ -59,7 +59,6 @@ impl<O: Guards> Reservation<O> {
                 Ok(())
             },
         )?;
-        debug_assert!(page.state() == State::Ready);
         Ok(mechanism.get())
     }
 
