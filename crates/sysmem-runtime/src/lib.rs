@@ -1,5 +1,6 @@
 //! Tools for those who write runtimes, over [`sysmem`]:
 //!
+//! - [`CodeRegion`]: memory for machine code, never writable and executable at one address.
 //! - [`VmVec`]: a vector that never moves its elements.
 //! - [`Guard`]: pages that fault, by the cheapest means the kernel has.
 //! - [`FaultReport`], [`FaultHandler`]: what an address that faulted was to us.
@@ -12,11 +13,15 @@
 extern crate std;
 
 mod checked;
+#[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64"))]
+mod code;
 mod fault;
 mod guard;
 mod vec;
 
 pub use checked::Checked;
+#[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64"))]
+pub use code::{CodeError, CodeMechanism, CodeOptions, CodeRegion};
 pub use fault::{Access, FaultReport};
 #[cfg(unix)]
 pub use fault::{AlternateStack, FaultHandler, InstallError, write_to_stderr};
