@@ -3,7 +3,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
-use sysmem::os::PageResidency;
+use sysmem::os::{Inheritance, PageResidency, Policy};
 use sysmem::{
     Error, GiveBack, GuardMechanism, Guards, Os, PageRange, Protection, Registry, ReserveOptions,
     UnusedContract,
@@ -51,6 +51,10 @@ unsafe impl<O: Os> Os for Checked<O> {
         UnusedContract { used_is_a_call: true, ..self.os.unused_contract(how) }
     }
 
+    fn supports(&self, policy: Policy) -> bool {
+        self.os.supports(policy)
+    }
+
     fn registry(&self) -> &Registry {
         self.os.registry()
     }
@@ -63,13 +67,18 @@ unsafe impl<O: Os> Os for Checked<O> {
         self.os.reserve(options)
     }
 
-    unsafe fn map(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
+    unsafe fn map(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+    ) -> Result<(), Error> {
         // SAFETY: the caller's promise. Between the two calls the memory is accessible, which is
         // what it is without checks.
         unsafe {
-            self.os.map(range, protection)?;
+            self.os.map(range, protection, policy)?;
             self.os.protect(range, Protection::NoAccess).inspect_err(|_| {
-                let _ = self.os.fault(range);
+                let _ = self.os.fault(range, policy);
             })
         }
     }
@@ -87,17 +96,18 @@ unsafe impl<O: Os> Os for Checked<O> {
         range: PageRange,
         protection: Protection,
         how: GiveBack,
+        policy: Policy,
     ) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.os.unused(range, protection, how)?;
+            self.os.unused(range, protection, how, policy)?;
             self.os.protect(range, Protection::NoAccess)
         }
     }
 
-    unsafe fn fault(&self, range: PageRange) -> Result<(), Error> {
+    unsafe fn fault(&self, range: PageRange, policy: Policy) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        unsafe { self.os.fault(range) }
+        unsafe { self.os.fault(range, policy) }
     }
 
     unsafe fn free(&self, range: PageRange) -> Result<(), Error> {
@@ -128,6 +138,20 @@ unsafe impl<O: Os> Os for Checked<O> {
     unsafe fn name(&self, range: PageRange, name: &CStr) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         unsafe { self.os.name(range, name) }
+    }
+
+    unsafe fn set_inheritance(
+        &self,
+        range: PageRange,
+        inheritance: Inheritance,
+    ) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.os.set_inheritance(range, inheritance) }
+    }
+
+    unsafe fn set_dumped(&self, range: PageRange, dumped: bool) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.os.set_dumped(range, dumped) }
     }
 
     fn residency(&self, range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! A simulated crash: memory that is gone under a program that still wants it.
 
+use sysmem::os::Policy;
 use sysmem::{Error, MappingKind, Mappings, Os, PageRange};
 
 /// What [`fault_all`] takes away.
@@ -124,7 +125,7 @@ unsafe fn fault_process<O: Os + Mappings>(os: &O) -> Result<FaultAllOutcome, Err
         for &(start, len) in &found[..count] {
             let range = PageRange::new(core::ptr::with_exposed_provenance_mut(start), len);
             // SAFETY: the caller's promise; what this code needs is left out above.
-            match unsafe { os.fault(range) } {
+            match unsafe { os.fault(range, Policy::DEFAULT) } {
                 Ok(()) => outcome.faulted += len,
                 Err(error) => {
                     outcome.left_refused += len;

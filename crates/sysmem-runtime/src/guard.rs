@@ -38,7 +38,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Ready → Reserved, as a guard: the range's contents are dropped and every access to it
+    /// Ready → Reserved, as a guard: the range's contents are forfeit and every access to it
     /// faults. All of the range is Ready with one protection.
     #[track_caller]
     pub fn install<O: Guards>(
@@ -66,8 +66,8 @@ impl Guard {
         Ok(Guard { reservation: reservation.as_mut_ptr().addr(), offset, len, mechanism })
     }
 
-    /// Reserved → Ready: the range is accessible as it was before, and zeroed. On failure the
-    /// guard comes back with the error.
+    /// Reserved → Ready: the range is accessible as it was before; zeroed on Linux, elsewhere
+    /// with contents that are unspecified. On failure the guard comes back with the error.
     #[track_caller]
     pub fn remove<O: Guards>(self, reservation: &mut Reservation<O>) -> Result<(), (Guard, Error)> {
         // SAFETY: `&mut` keeps others out of every range.

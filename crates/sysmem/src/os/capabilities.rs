@@ -1,5 +1,7 @@
 //! What only some systems do, each a trait of its own that an [`Os`] may have.
 
+mod elsewhere;
+
 use core::fmt;
 
 use crate::{Error, Os, PageRange, Protection};
@@ -46,14 +48,15 @@ impl fmt::Display for GuardMechanism {
 /// Every access to a guard faults until it is removed.
 pub unsafe trait Guards: Os {
     /// Makes every access to the range fault, by the cheapest means the system has; its contents
-    /// are dropped. On failure the range is as it was, or its contents are zero.
+    /// are forfeit. On failure the range is as it was, but for its contents.
     ///
     /// # Safety
     ///
     /// The range is Ready and the caller's; nothing relies on its contents or accesses it.
     unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error>;
 
-    /// Makes the range Ready again with `protection`, zeroed.
+    /// Makes the range Ready again with `protection`; zeroed on Linux, else with contents that are
+    /// unspecified.
     ///
     /// # Safety
     ///

@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Operation, Protection, State};
 
 impl<O: Guards> Reservation<O> {
     /// Ready → Reserved, by the cheapest means the system has, and marked as a guard: contents are
-    /// dropped and every access faults until [`remove_guard`](Reservation::remove_guard), which
+    /// forfeit and every access faults until [`remove_guard`](Reservation::remove_guard), which
     /// wants to be told the mechanism. All of the range has one protection. Other operations
     /// refuse a range with a guard in it.
     #[track_caller]
@@ -62,7 +62,8 @@ impl<O: Guards> Reservation<O> {
         Ok(mechanism.get())
     }
 
-    /// Reserved → Ready for a guard of this mechanism: accessible as it was before, zeroed.
+    /// Reserved → Ready for a guard of this mechanism: accessible as it was before; zeroed on
+    /// Linux, elsewhere with contents that are unspecified.
     #[track_caller]
     pub fn remove_guard(
         &mut self,

@@ -1,0 +1,92 @@
+//! The systems for which nothing but protection is at hand: guards are `PROT_NONE`, and the rest
+//! is not there.
+//!
+//! FreeBSD's `MAP_GUARD` is not used: `mprotect` on such a mapping succeeds and does nothing, and
+//! taking it away is a fixed mapping, which may be refused and leave a hole.
+
+use super::{
+    GuardMechanism, Guards, Mappings, MemoryObject, MemoryObjects, Sealing, SystemMapping,
+};
+use crate::calls::VirtualMemory;
+use crate::os::unix::Unix;
+use crate::os::windows::Windows;
+use crate::os::{Os, PageRange, darwin, dragonfly, freebsd, illumos, netbsd, openbsd};
+use crate::{Error, ErrorKind, Operation, Protection};
+
+macro_rules! elsewhere {
+    ($([$($generics:tt)*] $system:ty;)*) => {$(
+        // SAFETY: memory that allows nothing faults on every access.
+        unsafe impl<$($generics)*> Guards for $system {
+            unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error> {
+                // SAFETY: the caller gives the access up.
+                unsafe { self.protect(range, Protection::NoAccess) }?;
+                Ok(GuardMechanism::NoAccess)
+            }
+
+            unsafe fn remove_guard(
+                &self,
+                range: PageRange,
+                protection: Protection,
+                _mechanism: GuardMechanism,
+            ) -> Result<(), Error> {
+                // SAFETY: the caller's promise.
+                unsafe { self.protect(range, protection) }
+            }
+        }
+
+        // SAFETY: there are no objects, so all views of one agree.
+        unsafe impl<$($generics)*> MemoryObjects for $system {
+            fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
+                Err(Error::new(Operation::CreateObject, 0, len, ErrorKind::NotSupported))
+            }
+
+            fn close_object(&self, _object: MemoryObject) {}
+
+            unsafe fn discard_object(
+                &self,
+                _object: &MemoryObject,
+                offset: usize,
+                len: usize,
+            ) -> Result<(), Error> {
+                Err(Error::new(Operation::DiscardObject, offset, len, ErrorKind::NotSupported))
+            }
+
+            unsafe fn map_object(
+                &self,
+                range: PageRange,
+                _protection: Protection,
+                _object: &MemoryObject,
+                _offset: usize,
+            ) -> Result<(), Error> {
+                Err(range.error(Operation::MapObject, ErrorKind::NotSupported))
+            }
+        }
+
+        // SAFETY: nothing is ever sealed.
+        unsafe impl<$($generics)*> Sealing for $system {
+            fn sealing_name(&self) -> &'static str {
+                "not here"
+            }
+
+            unsafe fn seal(&self, range: PageRange) -> Result<(), Error> {
+                Err(range.error(Operation::Seal, ErrorKind::NotSupported))
+            }
+        }
+
+        impl<$($generics)*> Mappings for $system {
+            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
+                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
+            }
+        }
+    )*};
+}
+
+elsewhere! {
+    [K: freebsd::FreeBsdCalls] Unix<K, freebsd::FreeBsdRules>;
+    [K: netbsd::NetBsdCalls] Unix<K, netbsd::NetBsdRules>;
+    [K: openbsd::OpenBsdCalls] Unix<K, openbsd::OpenBsdRules>;
+    [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
+    [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
+    [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
+    [K: VirtualMemory] Windows<K>;
+}
