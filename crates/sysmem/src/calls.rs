@@ -129,6 +129,8 @@ pub struct Findings {
     pub(crate) batched_advice: Feature,
     /// Whether every promise of memory is charged against a commit limit: a [`Feature`].
     pub(crate) strict_commit: Feature,
+    /// Whether the kernel has light guards: a [`Feature`].
+    pub(crate) guard_markers: Feature,
     /// Every reservation made through this kernel.
     pub(crate) registry: Registry,
 }
@@ -140,6 +142,7 @@ impl Findings {
             huge_page_size: AtomicUsize::new(0),
             batched_advice: Feature::new(),
             strict_commit: Feature::new(),
+            guard_markers: Feature::new(),
             registry: Registry::new(),
         }
     }

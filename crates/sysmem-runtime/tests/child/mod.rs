@@ -23,20 +23,26 @@ pub fn run(test: &str, which: &str, work: impl FnOnce()) -> Option<Ended> {
         }
         return None;
     }
+    if emulated() {
+        return Some(forked(work));
+    }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("SYSMEM_TEST_CHILD", which)
         .env("RUST_BACKTRACE", "0")
-        .output();
-    let output = match output {
-        // An emulated program cannot execute itself.
-        Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => return Some(forked(work)),
-        output => output.unwrap(),
-    };
+        .output()
+        .unwrap();
     Some(Ended {
         signal: output.status.signal(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// Whether qemu emulates this process: then it cannot execute itself, and sees the processor of
+/// its host.
+pub fn emulated() -> bool {
+    let processor = || std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cfg!(target_arch = "aarch64") && processor().contains("vendor_id")
 }
 
 /// Runs `work` in a copy of this process, whose standard error is not looked at.

@@ -295,8 +295,9 @@ pub(super) fn madvise(
         MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
         MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
         MADV_COLLAPSE => version >= since::COLLAPSE && has_huge_pages,
-        // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: not simulated, as if before 6.13.
-        102 | 103 => false,
+        // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: not simulated, as if before 6.13. What is no
+        // advice at all is asked to find that out.
+        102 | 103 | 0x7ead => false,
         advice => panic!("the simulated Linux has no rule for advice {advice}"),
     };
     if !known {

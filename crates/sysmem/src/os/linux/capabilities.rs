@@ -15,16 +15,29 @@ use crate::{Error, ErrorKind, Operation, Protection};
 
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
+/// Nothing, on every kernel so far.
+const NO_SUCH_ADVICE: i32 = 0x7ead;
 const MAP_SHARED: i32 = 1;
 
 // SAFETY: a marker faults until it is removed (madvise(2)), and so does PROT_NONE.
 unsafe impl<K: LinuxCalls> Guards for Linux<K> {
     unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error> {
         range.check(Operation::Guard, self.kernel.page_size())?;
+        let known = &self.kernel.findings().guard_markers;
+        let markers = known.known().unwrap_or_else(|| {
+            // qemu's emulation of a process (as of 7.2) takes all advice that it does not know for
+            // a hint, and says yes.
+            // SAFETY: advice that no kernel knows; the caller gives the contents up.
+            let lies =
+                unsafe { self.kernel.madvise(range.start, range.len, NO_SUCH_ADVICE) }.is_ok();
+            known.set(!lies);
+            !lies
+        });
         // EINVAL from a kernel before 6.13, and on memory that takes no markers: locked (before
         // 6.15), huge or special. It fails before it does anything.
         // SAFETY: the caller gives contents and access up.
-        if unsafe { self.kernel.madvise(range.start, range.len, MADV_GUARD_INSTALL) }.is_ok() {
+        let install = || unsafe { self.kernel.madvise(range.start, range.len, MADV_GUARD_INSTALL) };
+        if markers && install().is_ok() {
             return Ok(GuardMechanism::Marker);
         }
         // SAFETY: as above.
