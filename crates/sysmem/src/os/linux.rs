@@ -110,9 +110,9 @@ unsafe fn hint(kernel: &impl UnixCalls, range: PageRange, advice: i32) -> Result
 fn strict_commit(kernel: &impl Files) -> bool {
     let known = &kernel.findings().strict_commit;
     known.known().unwrap_or_else(|| {
+        // Kept only if it was told: a process may be out of descriptors for a moment.
         let mode = proc::number_in(kernel, c"/proc/sys/vm/overcommit_memory");
-        known.set(mode == Some(2));
-        mode == Some(2)
+        mode.inspect(|&mode| known.set(mode == 2)) == Some(2)
     })
 }
 
