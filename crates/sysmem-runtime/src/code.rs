@@ -15,11 +15,14 @@ static VIEWS: Account = Account::new("code: writable views");
 
 /// How memory becomes writable at one moment and executable at another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CodeMechanism {
-    /// One memory object, seen executable at one address and writable at another
-    /// (`memfd_create` on Linux): code can be changed while it runs.
+    /// One memory object, seen executable at one address and writable at another: code can be
+    /// changed while it runs. On Linux (`memfd_create`).
     TwoViews,
-    /// One view that is switched between writable and executable (`mprotect`).
+    /// One view that is switched between writable and executable, by `mprotect` and its kin:
+    /// where the system lets memory that was writable be executed. (Apple's hardened runtime does
+    /// for `MAP_JIT` only, which is not used yet.)
     Switch,
 }
 

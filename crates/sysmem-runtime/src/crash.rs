@@ -10,7 +10,8 @@ pub enum FaultAll {
     Ours,
     /// Every private anonymous mapping of the process, whoever made it, but those that code needs
     /// to run: the stack and the thread variables of the thread that does it, and the variables
-    /// that programs and libraries begin with.
+    /// that programs and libraries begin with. On Linux, whose list of mappings can be read
+    /// without a heap; `NotSupported` elsewhere.
     Process,
 }
 

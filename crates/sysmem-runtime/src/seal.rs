@@ -3,7 +3,7 @@ use core::slice;
 use sysmem::{Error, ErrorKind, Native, Os, Protection, Reservation, Sealing, State};
 
 /// Memory that nobody can unmap, move or make accessible in another way until the process ends:
-/// `mseal` on Linux from 6.10 on, on 64-bit kernels.
+/// `mseal` on Linux from 6.10 on, on 64-bit kernels; `mimmutable` on OpenBSD from 7.3 on.
 ///
 /// For what an attacker would want to change: tables of functions, compiled code, settings. Where
 /// the system has no such call the reservation comes back, with

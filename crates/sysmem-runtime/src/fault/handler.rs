@@ -24,6 +24,8 @@ type Plain = extern "C" fn(c_int);
 /// the process and leaves a core at the instruction that faulted. Handlers that are installed
 /// later, and hand on what is not theirs, work as well.
 ///
+/// On Unix; Windows, whose faults are exceptions, has no handler here yet.
+///
 /// It asks to run on the thread's alternate stack, without which an overflow of the stack leaves
 /// no room to run on. Threads of Rust's standard library have one; others call
 /// [`AlternateStack::for_this_thread`](super::AlternateStack::for_this_thread).

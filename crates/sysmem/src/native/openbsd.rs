@@ -6,8 +6,9 @@ use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use super::unix::Kernel;
-use super::unix::{same, timespec};
-use crate::calls::Kernel as Name;
+use super::unix::{done, same, timespec};
+use crate::Errno;
+use crate::calls::{Kernel as Name, Seal};
 
 /// The operating system that this program runs on. Zero-sized.
 pub type Native = crate::os::openbsd::OpenBsd<Kernel>;
@@ -45,4 +46,12 @@ pub(super) fn wake(word: &AtomicU32, count: u32) {
     let count = count as c_int;
     // SAFETY: futex(2): the kernel takes the word for an address only.
     unsafe { libc::futex(word.as_ptr(), operation, count, ptr::null(), ptr::null_mut()) };
+}
+
+// SAFETY: the call is the kernel's own.
+unsafe impl Seal for Kernel {
+    unsafe fn seal(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        done(unsafe { libc::mimmutable(address.cast(), len) })
+    }
 }

@@ -8,11 +8,10 @@ use crate::{Error, Os, PageRange, Protection};
 
 /// How a guard is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum GuardMechanism {
     /// A mark in the page table: `MADV_GUARD_INSTALL` (Linux 6.13). The mapping stays whole.
     Marker,
-    /// A mapping of its own that has no memory behind it: `MAP_GUARD` (FreeBSD 11.1).
-    GuardMapping,
     /// Pages that allow nothing: `PROT_NONE` (everywhere). Splits the mapping in up to three.
     NoAccess,
 }
@@ -24,8 +23,6 @@ impl GuardMechanism {
         match self {
             // madvise(2), MADV_GUARD_INSTALL: "survives ... fork, mprotect, DONTNEED, FREE".
             GuardMechanism::Marker => "munmap, mmap with MAP_FIXED, and MADV_WIPEONFORK in a child",
-            // mprotect(2) on it succeeds and does nothing, as was seen on FreeBSD.
-            GuardMechanism::GuardMapping => "munmap and mmap with MAP_FIXED",
             GuardMechanism::NoAccess => "mprotect, munmap and mmap with MAP_FIXED",
         }
     }
@@ -35,7 +32,6 @@ impl fmt::Display for GuardMechanism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             GuardMechanism::Marker => "MADV_GUARD_INSTALL",
-            GuardMechanism::GuardMapping => "MAP_GUARD",
             GuardMechanism::NoAccess => "PROT_NONE",
         })
     }

@@ -15,6 +15,8 @@
 //! - `munmap` and `madvise` refuse ranges with holes. There is no mincore(2) since 6.5, so nobody
 //!   tells what is resident; there is no alignment flag, and there are no superpages.
 
+mod sealing;
+
 use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID};
 use super::unix::{ENOMEM, Leaves, MAP_FIXED, RLIMIT_DATA, Unix, UnixRules};
 use super::{GiveBack, Inheritance, PageRange, Policy, UnusedContract};

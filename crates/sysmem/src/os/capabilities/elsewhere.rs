@@ -1,5 +1,5 @@
-//! The systems for which nothing but protection is at hand: guards are `PROT_NONE`, and the rest
-//! is not there.
+//! The systems for which little but protection is at hand: guards are `PROT_NONE`, and the rest is
+//! not there, or not used yet: FreeBSD's `SHM_ANON`, NetBSD's `MAP_REMAPDUP`, Windows's sections.
 //!
 //! FreeBSD's `MAP_GUARD` is not used: `mprotect` on such a mapping succeeds and does nothing, and
 //! taking it away is a fixed mapping, which may be refused and leave a hole.
@@ -62,6 +62,16 @@ macro_rules! elsewhere {
             }
         }
 
+        impl<$($generics)*> Mappings for $system {
+            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
+                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
+            }
+        }
+    )*};
+}
+
+macro_rules! unsealed {
+    ($([$($generics:tt)*] $system:ty;)*) => {$(
         // SAFETY: nothing is ever sealed.
         unsafe impl<$($generics)*> Sealing for $system {
             fn sealing_name(&self) -> &'static str {
@@ -72,12 +82,6 @@ macro_rules! elsewhere {
                 Err(range.error(Operation::Seal, ErrorKind::NotSupported))
             }
         }
-
-        impl<$($generics)*> Mappings for $system {
-            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
-                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
-            }
-        }
     )*};
 }
 
@@ -85,6 +89,15 @@ elsewhere! {
     [K: freebsd::FreeBsdCalls] Unix<K, freebsd::FreeBsdRules>;
     [K: netbsd::NetBsdCalls] Unix<K, netbsd::NetBsdRules>;
     [K: openbsd::OpenBsdCalls] Unix<K, openbsd::OpenBsdRules>;
+    [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
+    [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
+    [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
+    [K: VirtualMemory] Windows<K>;
+}
+
+unsealed! {
+    [K: freebsd::FreeBsdCalls] Unix<K, freebsd::FreeBsdRules>;
+    [K: netbsd::NetBsdCalls] Unix<K, netbsd::NetBsdRules>;
     [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
     [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
     [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
