@@ -383,3 +383,22 @@ pub unsafe trait VirtualMemory: Calls {
     /// Bytes that all processes together may commit: `GlobalMemoryStatusEx`.
     fn commit_limit(&self) -> Option<u64>;
 }
+
+/// What the calling process has used: getrusage(2), which every Unix has.
+pub trait ResourceUsage: Calls {
+    /// Processor time and page faults of the calling process, all its threads together.
+    fn resource_usage(&self) -> Resources;
+}
+
+/// What getrusage(2) tells in the same units on every system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Processor time in user mode.
+    pub user_time: Duration,
+    /// Processor time in the kernel.
+    pub system_time: Duration,
+    /// Page faults that needed no input or output.
+    pub minor_faults: u64,
+    /// Page faults that waited for input or output.
+    pub major_faults: u64,
+}

@@ -155,6 +155,17 @@ pub enum ErrorKind {
     Lost,
     /// This system or this kernel does not have it.
     NotSupported,
+    /// The process is not there, or it ended, or executed another program, while it was looked at.
+    Gone,
+    /// The system does not show it to this user.
+    Denied,
+    /// What the system told is not in the form that it should have.
+    Unreadable,
+    /// The buffer is too small to work in.
+    SmallBuffer {
+        /// The bytes that it must have.
+        least: usize,
+    },
     /// The system refused for a reason of its own.
     System(Errno),
 }
@@ -243,7 +254,11 @@ impl fmt::Display for Limit {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.operation.name(), Human(self.len as u64))?;
+        f.write_str(self.operation.name())?;
+        // Usage is of a process or of the machine, not of a range.
+        if self.operation != Operation::Usage {
+            write!(f, " of {}", Human(self.len as u64))?;
+        }
         if self.address != 0 {
             write!(f, " at {:#x}", self.address)?;
         }
@@ -294,6 +309,18 @@ impl fmt::Display for Error {
                 "the range was lost in a replacement that failed half way; forget the reservation",
             ),
             ErrorKind::NotSupported => f.write_str("this system does not have it"),
+            ErrorKind::Gone => f.write_str(
+                "the process is not there, or ended or executed another program meanwhile",
+            ),
+            ErrorKind::Denied => f.write_str(
+                "the system does not show it to this user; run as the user of the process or root",
+            ),
+            ErrorKind::Unreadable => {
+                f.write_str("what the system told is not in the form that it should have")
+            }
+            ErrorKind::SmallBuffer { least } => {
+                write!(f, "the buffer is too small; it needs at least {least} bytes")
+            }
             ErrorKind::System(errno) => write!(f, "the system refused ({errno})"),
         }
     }
@@ -318,6 +345,15 @@ mod tests {
             error.to_string(),
             "map of 3.0 MiB at 0x70000000: out of memory or address space: \
              RLIMIT_DATA is 1.5 GiB (raise it with ulimit -d) (ENOMEM)"
+        );
+    }
+
+    #[test]
+    fn an_error_about_a_process_speaks_of_no_range() {
+        let error = Error::new(Operation::Usage, 0, 0, ErrorKind::Gone);
+        assert_eq!(
+            error.to_string(),
+            "usage: the process is not there, or ended or executed another program meanwhile"
         );
     }
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::system;
 use crate::Errno;
-use crate::calls::{Calls, Findings, Kernel as Name, UnixCalls};
+use crate::calls::{Calls, Findings, Kernel as Name, ResourceUsage, Resources, UnixCalls};
 
 /// The running kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -229,6 +229,25 @@ mod bsd {
         unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
             // SAFETY: the caller's promise.
             done(unsafe { libc::minherit(address.cast(), len, inherit) })
+        }
+    }
+}
+
+impl ResourceUsage for Kernel {
+    fn resource_usage(&self) -> Resources {
+        let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is an rusage to write to. The calling process always exists, so the call
+        // cannot fail.
+        unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+        // SAFETY: numbers, for which zeros are valid too.
+        let usage = unsafe { usage.assume_init() };
+        let duration =
+            |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+        Resources {
+            user_time: duration(usage.ru_utime),
+            system_time: duration(usage.ru_stime),
+            minor_faults: usage.ru_minflt as u64,
+            major_faults: usage.ru_majflt as u64,
         }
     }
 }

@@ -194,7 +194,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
         }
         if let Some(most) = proc::number_in(kernel, c"/proc/sys/vm/max_map_count") {
             let mut mappings = 0;
-            let counted = proc::mappings(kernel, &mut |_| mappings += 1);
+            let counted = proc::mapping_lines(kernel, &mut |_, _, _| mappings += 1);
             // A change in the middle of a mapping makes two more.
             if counted.is_some() && mappings + 2 >= most {
                 return Some(Limit::Mappings(most));
@@ -207,7 +207,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
     }
 
     fn mappings(kernel: &K, each: &mut dyn FnMut(usize, usize)) -> Option<()> {
-        proc::mappings(kernel, &mut |mapping| each(mapping.start, mapping.end))
+        proc::mapping_lines(kernel, &mut |start, end, _| each(start, end))
     }
 
     fn huge_page_size(kernel: &K) -> Option<usize> {

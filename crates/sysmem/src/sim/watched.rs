@@ -10,7 +10,8 @@ use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, UnixCalls,
+    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, ResourceUsage, Resources,
+    UnixCalls,
 };
 use crate::{Errno, PageRange};
 
@@ -305,6 +306,12 @@ impl<K: Files, W: Watch> Files for Watched<K, W> {
 
     fn close(&self, file: i32) {
         self.kernel.close(file);
+    }
+}
+
+impl<K: ResourceUsage, W: Watch> ResourceUsage for Watched<K, W> {
+    fn resource_usage(&self) -> Resources {
+        self.kernel.resource_usage()
     }
 }
 

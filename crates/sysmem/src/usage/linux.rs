@@ -1,30 +1,95 @@
-//! Linux's figures, read from /proc without a heap.
+//! Linux's figures, read from /proc, /sys and the control groups without a heap.
 
 use core::ffi::CStr;
+use core::fmt::{self, Write};
 
-use crate::calls::Files;
+use super::lines::{Lines, field, kilobytes, number};
+use super::{ControlGroup, Detail, MachineUsage, Mapping, Process, ProcessUsage, Usage, refusal};
+use crate::calls::{Files, ResourceUsage};
+use crate::os::linux::{Linux, LinuxCalls};
+use crate::{Errno, Error, ErrorKind};
 
-/// A file in /proc, closed when dropped.
+mod control_group;
+mod machine;
+mod mappings;
+mod process;
+
+pub(crate) use mappings::mapping_lines;
+
+const EPERM: Errno = Errno(1);
+const ENOENT: Errno = Errno(2);
+const ESRCH: Errno = Errno(3);
+const EACCES: Errno = Errno(13);
+
+impl<K: LinuxCalls + ResourceUsage> Usage for Linux<K> {
+    fn process_usage(&self, process: Process, detail: Detail) -> Result<ProcessUsage, Error> {
+        process::usage(self.kernel(), process, detail)
+    }
+
+    fn machine_usage(&self) -> Result<MachineUsage, Error> {
+        machine::usage(self.kernel())
+    }
+
+    fn control_group(&self, process: Process) -> Result<ControlGroup, Error> {
+        control_group::usage(self.kernel(), process)
+    }
+
+    fn mappings(
+        &self,
+        process: Process,
+        detail: Detail,
+        buffer: &mut [u8],
+        each: &mut dyn FnMut(&Mapping<'_>),
+    ) -> Result<(), Error> {
+        mappings::mappings(self.kernel(), process, detail, buffer, each)
+    }
+}
+
+/// An open file, closed when dropped.
 struct File<'a, K: Files> {
     kernel: &'a K,
     file: i32,
 }
 
 impl<'a, K: Files> File<'a, K> {
-    fn open(kernel: &'a K, path: &CStr) -> Option<File<'a, K>> {
-        Some(File { kernel, file: kernel.open(path).ok()? })
+    fn open(kernel: &'a K, path: &CStr) -> Result<File<'a, K>, Errno> {
+        Ok(File { kernel, file: kernel.open(path)? })
     }
 
-    /// Reads from `offset` until the buffer is full or the file ends.
-    fn fill(&self, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    /// A file in the directory of a process in /proc.
+    fn of(kernel: &'a K, process: Process, name: &str) -> Result<File<'a, K>, Errno> {
+        let mut path = Path::<64>::new();
+        // Neither is longer than the path's room.
+        let _ = match process {
+            Process::Own => write!(path, "/proc/self/{name}"),
+            Process::Id(number) => write!(path, "/proc/{number}/{name}"),
+        };
+        File::open(kernel, path.as_c_str().ok_or(ENOENT)?)
+    }
+
+    /// Reads from the beginning until the buffer is full or the file ends.
+    fn fill<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
         let mut len = 0;
         while len < buffer.len() {
-            match self.kernel.read_at(self.file, &mut buffer[len..], offset + len as u64).ok()? {
+            match self.kernel.read_at(self.file, &mut buffer[len..], len as u64)? {
                 0 => break,
                 read => len += read,
             }
         }
-        Some(len)
+        Ok(&buffer[..len])
+    }
+
+    fn lines<'b>(
+        &'b self,
+        buffer: &'b mut [u8],
+    ) -> Lines<'b, impl FnMut(&mut [u8]) -> Result<usize, Errno> + 'b> {
+        let mut offset = 0;
+        let read = move |buffer: &mut [u8]| {
+            let read = self.kernel.read_at(self.file, buffer, offset)?;
+            offset += read as u64;
+            Ok(read)
+        };
+        Lines::new(read, buffer)
     }
 }
 
@@ -34,20 +99,58 @@ impl<K: Files> Drop for File<'_, K> {
     }
 }
 
-/// The beginning of a file, as much as fits into the buffer.
-pub(crate) fn read<'b>(kernel: &impl Files, path: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-    let len = File::open(kernel, path)?.fill(buffer, 0)?;
-    Some(&buffer[..len])
+/// A path put together without a heap.
+struct Path<const ROOM: usize> {
+    text: [u8; ROOM],
+    len: usize,
 }
 
-/// The decimal number that `text` begins with, after blanks.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = text.trim_ascii_start();
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
-    let (number, count) = digits.fold((0u64, 0), |(number, count), digit| {
-        (number.saturating_mul(10).saturating_add(u64::from(digit - b'0')), count + 1)
-    });
-    (count > 0).then_some(number)
+impl<const ROOM: usize> Path<ROOM> {
+    const fn new() -> Self {
+        Path { text: [0; ROOM], len: 0 }
+    }
+
+    /// Appends, or refuses what has no room for it and for a zero at the end.
+    fn push(&mut self, text: &[u8]) -> Option<()> {
+        let end = self.len.checked_add(text.len()).filter(|&end| end < ROOM)?;
+        self.text[self.len..end].copy_from_slice(text);
+        self.len = end;
+        Some(())
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.text[len..self.len].fill(0);
+        self.len = len;
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+
+    /// `None` if there is a zero in the middle.
+    fn as_c_str(&self) -> Option<&CStr> {
+        CStr::from_bytes_with_nul(&self.text[..=self.len]).ok()
+    }
+}
+
+impl<const ROOM: usize> Write for Path<ROOM> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes()).ok_or(fmt::Error)
+    }
+}
+
+/// What it means that a file of a process could not be opened or read.
+fn process_refusal(errno: Errno) -> Error {
+    refusal(match errno {
+        ENOENT | ESRCH => ErrorKind::Gone,
+        EPERM | EACCES => ErrorKind::Denied,
+        errno => ErrorKind::System(errno),
+    })
+}
+
+/// The beginning of a file, as much as fits into the buffer.
+fn read<'b>(kernel: &impl Files, path: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    File::open(kernel, path).ok()?.fill(buffer).ok()
 }
 
 /// The number that a file holds.
@@ -69,82 +172,19 @@ pub(crate) fn statm(kernel: &impl Files, buffer: &mut [u8]) -> Option<Statm> {
     let text = read(kernel, c"/proc/self/statm", buffer)?;
     let page_size = kernel.page_size() as u64;
     let mut fields = text.split(|&byte| byte == b' ');
-    let virtual_size = number(fields.next()?)? * page_size;
-    let data = number(fields.nth(4)?)? * page_size;
+    let virtual_size = number(fields.next()?)?.checked_mul(page_size)?;
+    let data = number(fields.nth(4)?)?.checked_mul(page_size)?;
     Some(Statm { virtual_size, data })
-}
-
-/// The value of a line `Key:   123 kB` in `text`, in bytes.
-pub(crate) fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
-    text.split(|&byte| byte == b'\n').find_map(|line| {
-        let value = line.strip_prefix(key)?.strip_prefix(b":")?;
-        number(value)?.checked_mul(1024)
-    })
 }
 
 /// A figure of /proc/meminfo, in bytes.
 pub(crate) fn meminfo(kernel: &impl Files, key: &[u8]) -> Option<u64> {
-    kilobytes(read(kernel, c"/proc/meminfo", &mut [0; 4096])?, key)
-}
-
-/// One mapping of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mapping {
-    pub start: usize,
-    pub end: usize,
-}
-
-/// Hands each line of /proc/self/maps (proc_pid_maps(5)) to `each`, lowest address first: where
-/// the mapping begins and ends, and the beginning of what follows, at least 64 bytes of it. `None`
-/// if the file cannot be read or is not what it should be.
-pub(crate) fn mapping_lines(
-    kernel: &impl Files,
-    each: &mut dyn FnMut(usize, usize, &[u8]),
-) -> Option<()> {
-    let file = File::open(kernel, c"/proc/self/maps")?;
-    let mut buffer = [0; 1024];
-    // Read strictly forward: to look at an earlier place again, the kernel walks there from the
-    // first mapping (fs/seq_file.c, `traverse`), which takes seconds where there are many.
-    let mut offset = 0;
-    let mut kept = 0;
-    let mut in_line = false;
-    loop {
-        let read = file.fill(&mut buffer[kept..], offset)?;
-        if read == 0 {
-            return (kept == 0).then_some(());
-        }
-        offset += read as u64;
-        let len = kept + read;
-        let mut text = &buffer[..len];
-        while !text.is_empty() {
-            let end = text.iter().position(|&byte| byte == b'\n');
-            if !in_line {
-                // "start-end " is at most 34 bytes. Paths can be 4 KiB long.
-                if end.is_none() && text.len() < 34 + 64 {
-                    break;
-                }
-                let space = text.iter().position(|&byte| byte == b' ')?;
-                let Mapping { start, end: mapping_end } = range(&text[..space])?;
-                each(start, mapping_end, &text[space + 1..end.unwrap_or(text.len())]);
-            }
-            in_line = end.is_none();
-            text = end.map_or(&[], |end| &text[end + 1..]);
-        }
-        // What is left is the beginning of a line, to go before what is read next.
-        kept = text.len();
-        buffer.copy_within(len - kept..len, 0);
-    }
-}
-
-/// Hands each mapping of the process to `each`, lowest address first; `None` as above.
-pub(crate) fn mappings(kernel: &impl Files, each: &mut dyn FnMut(Mapping)) -> Option<()> {
-    mapping_lines(kernel, &mut |start, end, _| each(Mapping { start, end }))
-}
-
-/// Two hexadecimal addresses with a dash between them.
-fn range(text: &[u8]) -> Option<Mapping> {
-    let text = core::str::from_utf8(text).ok()?;
-    let (start, end) = text.split_once('-')?;
-    let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
-    Some(Mapping { start: hexadecimal(start)?, end: hexadecimal(end)? })
+    let file = File::open(kernel, c"/proc/meminfo").ok()?;
+    let mut found = None;
+    let seen = file.lines(&mut [0; 256]).each(|line| {
+        found =
+            field(line).filter(|&(name, _)| name == key).and_then(|(_, value)| kilobytes(value));
+        found.is_none()
+    });
+    found.filter(|_| seen.is_ok())
 }
