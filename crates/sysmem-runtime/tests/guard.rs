@@ -3,9 +3,9 @@
 mod child;
 
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Settings, Simulated};
+use sysmem::sim::{Faulty, Settings, Simulated};
 use sysmem::{
-    Account, ErrorKind, GiveBack, GuardMechanism, Guards, Os, Protection, Reservation,
+    Account, Errno, ErrorKind, GiveBack, GuardMechanism, Guards, Os, Protection, Reservation,
     ReserveOptions, State,
 };
 use sysmem_runtime::Guard;
@@ -173,5 +173,43 @@ fn reads_and_writes_of_a_guard_fault_also_in_a_forked_child() {
         });
         let Some(ended) = ended else { continue };
         assert_eq!(ended.signal, Some(libc::SIGSEGV), "{which}: {}", ended.stderr);
+    }
+}
+
+/// While any one call to the kernel fails, a guard is there or it is not, and the books say so.
+#[test]
+fn a_failure_at_any_call_leaves_a_guard_or_none() {
+    let mut failures = 0;
+    for n in 0.. {
+        let faulty = Faulty::new(Simulated::new(Settings::heap(1 << 22)));
+        let mut memory = ready(Linux::new(faulty.clone()), 8);
+        let page = memory.os().page_size();
+        let whole = memory.account().figures().ready as usize;
+        faulty.fail_nth(n, Errno(12));
+        let installed = Guard::install(&mut memory, page, 2 * page);
+        let guarded = installed.is_ok();
+        assert_eq!((memory.is_guard(page), memory.is_guard(2 * page)), (guarded, guarded));
+        let left = if guarded { whole - 2 * page } else { whole };
+        assert_eq!(memory.account().figures().ready as usize, left, "call {n} failed");
+        let mut guard = installed.map_err(|_| failures += 1).ok();
+        if let Some(installed) = guard.take() {
+            if let Err((again, _)) = installed.remove(&mut memory) {
+                failures += 1;
+                assert!(memory.is_guard(page));
+                guard = Some(again);
+            }
+        }
+        let calls = faulty.calls();
+        faulty.fail_nothing();
+        if let Some(guard) = guard {
+            guard.remove(&mut memory).map_err(|(_, error)| error).unwrap();
+        }
+        assert_eq!(memory.account().figures().ready as usize, whole, "call {n} failed");
+        // SAFETY: all of it is Ready.
+        unsafe { memory.as_mut_ptr().write_bytes(1, memory.len()) };
+        if calls <= n {
+            assert!(failures >= 2, "install and remove are refused at least once each");
+            return;
+        }
     }
 }

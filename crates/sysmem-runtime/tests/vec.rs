@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Settings, Simulated};
-use sysmem::{Account, ErrorKind};
+use sysmem::sim::{Faulty, Settings, Simulated};
+use sysmem::{Account, Errno, ErrorKind};
 use sysmem_runtime::VmVec;
 
 const MIB: usize = 1 << 20;
@@ -355,4 +355,40 @@ fn is_send_and_sync_exactly_where_its_elements_are() {
     struct IsSync;
     impl<T: ?Sized + Sync> AmbiguousIfSync<IsSync> for T {}
     <VmVec<Cell<u8>> as AmbiguousIfSync<_>>::probe();
+}
+
+/// Grows, shrinks and grows again while the `n`-th call to the kernel fails, for every `n`: what
+/// the vector holds is what the model holds, whatever was refused, and it goes on afterwards.
+#[test]
+fn a_failure_at_any_call_loses_no_element_and_no_memory() {
+    for n in 0.. {
+        let account = account();
+        let faulty = Faulty::new(Simulated::new(Settings::heap(32 * MIB)));
+        faulty.fail_nth(n, Errno(12));
+        let os = Linux::new(faulty.clone());
+        let mut model = Vec::new();
+        if let Ok(mut vector) = VmVec::with_capacity_in(os, MIB, account) {
+            for round in 0..3u64 {
+                for value in 0..100_000 {
+                    if vector.push(value + round).is_ok() {
+                        model.push(value + round);
+                    }
+                }
+                vector.truncate(10);
+                model.truncate(10);
+                let _ = vector.shrink_to_fit();
+                assert_eq!(vector, model[..], "call {n} failed, round {round}");
+            }
+            let calls = faulty.calls();
+            faulty.fail_nothing();
+            vector.extend(0..200_000).unwrap();
+            model.extend(0..200_000);
+            assert_eq!(vector, model[..], "call {n} failed");
+            if calls <= n {
+                assert!(n > 10, "the test makes calls");
+                return;
+            }
+        }
+        assert_eq!(account.figures().reserved + account.figures().ready, 0, "call {n} failed");
+    }
 }
