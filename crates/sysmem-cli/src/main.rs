@@ -7,12 +7,16 @@
 mod elf;
 mod figures;
 mod library;
+mod map;
+mod measured;
+mod openmetrics;
 mod preloadable;
 mod refusal;
 mod report;
 mod run;
 mod sample;
 mod signals;
+mod stat;
 mod text;
 
 use clap::{Args, Parser, Subcommand};
@@ -34,6 +38,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(RunArguments),
+    Stat(StatArguments),
+    Map(MapArguments),
 }
 
 /// Run a program on the sysmem allocator and report on its memory when it ends.
@@ -66,6 +72,51 @@ struct RunArguments {
     program: Vec<OsString>,
 }
 
+/// Show what a process, its control group and the machine use.
+///
+/// Without a PID, the machine and the control group of the command itself.
+///
+/// Exit status: 0, also when the process ends under --watch; 1 if there is no such process or its
+/// figures cannot be read.
+#[derive(Args)]
+struct StatArguments {
+    /// The process.
+    pid: Option<u32>,
+
+    /// As one JSON object (described in docs/stat.md).
+    #[arg(long)]
+    json: bool,
+
+    /// In the OpenMetrics text format, for a monitoring system to collect.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    openmetrics: bool,
+
+    /// Again every so many seconds, until the process ends.
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = seconds, require_equals = true)]
+    watch: Option<std::time::Duration>,
+}
+
+/// Show what the address space of a process is made of, largest first.
+///
+/// Exit status: 0; 1 if there is no such process or this user may not look at it.
+#[derive(Args)]
+struct MapArguments {
+    /// The process.
+    pid: u32,
+
+    /// As one JSON object (described in docs/stat.md).
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.01..=86_400.0).contains(seconds));
+    seconds
+        .map(std::time::Duration::from_secs_f64)
+        .ok_or_else(|| "give a number of seconds from 0.01 to 86400".to_owned())
+}
+
 /// Where the C library starts the command.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
@@ -85,8 +136,12 @@ fn command() -> i32 {
             exit(status);
         }
     };
-    let Command::Run(run) = arguments.command;
-    match run::run(&run) {
+    let end = match &arguments.command {
+        Command::Run(run) => run::run(run),
+        Command::Stat(stat) => stat::stat(stat).map(|()| End::Exited { status: 0 }),
+        Command::Map(map) => map::map(map).map(|()| End::Exited { status: 0 }),
+    };
+    match end {
         Ok(End::Exited { status }) => status,
         Ok(End::Killed { signal, .. }) => signals::die_of(signal),
         Err(Refusal { status, reason }) => {

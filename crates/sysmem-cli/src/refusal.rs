@@ -1,13 +1,15 @@
-//! Why a program was not run, and the status that says so.
+//! Why something was refused, and the status that says so.
 
 /// The command itself failed, as with env(1) and timeout(1).
 pub const OWN_FAILURE: i32 = 125;
+/// A process could not be looked at.
+pub const UNSEEN: i32 = 1;
 /// The program is there and cannot be run.
 pub const CANNOT_RUN: i32 = 126;
 /// There is no such program.
 pub const NOT_FOUND: i32 = 127;
 
-/// Why a program was not run, in one line that a person can act on.
+/// Why a program was not run or a process not shown, in one line that a person can act on.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The exit status of the command.
@@ -19,6 +21,10 @@ pub struct Refusal {
 impl Refusal {
     pub fn own(reason: String) -> Self {
         Self { status: OWN_FAILURE, reason }
+    }
+
+    pub fn unseen(reason: String) -> Self {
+        Self { status: UNSEEN, reason }
     }
 
     pub fn cannot_run(reason: String) -> Self {

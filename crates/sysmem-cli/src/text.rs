@@ -222,7 +222,7 @@ impl Page {
 }
 
 /// A size with its unit, powers of 1,024.
-fn bytes(size: u64) -> String {
+pub fn bytes(size: u64) -> String {
     if size < 1024 {
         return format!("{size} B");
     }
@@ -240,7 +240,7 @@ fn bytes(size: u64) -> String {
 }
 
 /// A time in the unit that suits it.
-fn duration(ns: u64) -> String {
+pub fn duration(ns: u64) -> String {
     let seconds = ns / 1_000_000_000;
     match seconds {
         0 => format!("{:.1} ms", ns as f64 / 1e6),
@@ -256,7 +256,7 @@ fn counted(count: u64, what: &str) -> String {
 }
 
 /// A count with its thousands set apart.
-fn grouped(count: u64) -> String {
+pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.char_indices() {
@@ -287,7 +287,7 @@ fn shorten(line: &str) -> String {
 }
 
 /// Without control characters: names and arguments are the program's, the terminal is the reader's.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|sign| if sign.is_control() { '?' } else { sign }).collect()
 }
 

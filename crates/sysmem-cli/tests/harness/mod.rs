@@ -11,8 +11,13 @@ use std::time::{Duration, Instant};
 
 /// `sysmem run`, to be given options and a program.
 pub fn sysmem_run() -> Command {
+    sysmem("run")
+}
+
+/// A command of `sysmem`, to be given arguments.
+pub fn sysmem(name: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sysmem"));
-    command.arg("run");
+    command.arg(name);
     command
 }
 

@@ -1,0 +1,358 @@
+//! `sysmem map`: what the address space of a process is made of.
+
+use crate::refusal::Refusal;
+use crate::stat::{VERSION, name_of, refused};
+use crate::{MapArguments, text};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use sysmem::usage::{self, Detail, Mapping, MappingKind, Process};
+
+/// How many parts of a group the text shows; the JSON has them all.
+const PARTS_SHOWN: usize = 8;
+
+/// The address space of a process.
+#[derive(Serialize)]
+struct Map {
+    version: u32,
+    pid: u32,
+    name: String,
+    total: Sizes,
+    /// Largest first.
+    groups: Vec<Group>,
+}
+
+/// Mappings of one kind.
+#[derive(Serialize)]
+struct Group {
+    kind: Kind,
+    #[serde(flatten)]
+    sizes: Sizes,
+    /// By file or name, largest first; empty where nothing has a name.
+    parts: Vec<Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: String,
+    #[serde(flatten)]
+    sizes: Sizes,
+}
+
+/// What the mappings of a group are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// Memory that was given a name: the subsystems of a heap.
+    Named,
+    /// Memory without a name.
+    Unnamed,
+    /// Address space without a name that allows no access: reserved, guards.
+    NoAccess,
+    ProgramBreak,
+    Stacks,
+    Program,
+    Files,
+    SharedMemory,
+    System,
+}
+
+impl Kind {
+    fn of(mapping: &Mapping<'_>) -> Kind {
+        let access = mapping.readable || mapping.writable || mapping.executable;
+        match mapping.kind {
+            MappingKind::Named => Kind::Named,
+            MappingKind::Anonymous if access => Kind::Unnamed,
+            MappingKind::Anonymous => Kind::NoAccess,
+            MappingKind::ProgramBreak => Kind::ProgramBreak,
+            MappingKind::Stack => Kind::Stacks,
+            MappingKind::Program => Kind::Program,
+            MappingKind::File => Kind::Files,
+            MappingKind::SharedMemory => Kind::SharedMemory,
+            MappingKind::System => Kind::System,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Kind::Named => "memory by name",
+            Kind::Unnamed => "memory without a name",
+            Kind::NoAccess => "reserved, no access",
+            Kind::ProgramBreak => "the C library's heap",
+            Kind::Stacks => "stacks",
+            Kind::Program => "program",
+            Kind::Files => "libraries and files",
+            Kind::SharedMemory => "shared memory",
+            Kind::System => "system",
+        }
+    }
+}
+
+/// Sizes in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Sizes {
+    mappings: u64,
+    virtual_bytes: u64,
+    resident_bytes: u64,
+    proportional_bytes: u64,
+    private_bytes: u64,
+    swapped_bytes: u64,
+    huge_bytes: u64,
+    lazily_freed_bytes: u64,
+    /// Of memory that may be written to and is private: neither resident nor swapped out. Never
+    /// touched or given back; the kernel does not know which.
+    without_memory_bytes: u64,
+}
+
+impl Sizes {
+    fn of(mapping: &Mapping<'_>) -> Sizes {
+        let pages = &mapping.pages;
+        let sizes = Sizes {
+            mappings: 1,
+            virtual_bytes: mapping.len() as u64,
+            resident_bytes: pages.resident.unwrap_or(0),
+            proportional_bytes: pages.proportional.unwrap_or(0),
+            private_bytes: pages.private.unwrap_or(0),
+            swapped_bytes: pages.swapped.unwrap_or(0),
+            huge_bytes: pages.huge.unwrap_or(0),
+            lazily_freed_bytes: pages.lazily_freed.unwrap_or(0),
+            without_memory_bytes: 0,
+        };
+        let backed = sizes.resident_bytes + sizes.swapped_bytes + pages.reserved_huge.unwrap_or(0);
+        let memory = matches!(
+            mapping.kind,
+            MappingKind::Named | MappingKind::Anonymous | MappingKind::ProgramBreak
+        );
+        let without = if memory && mapping.writable && !mapping.shared {
+            sizes.virtual_bytes.saturating_sub(backed)
+        } else {
+            0
+        };
+        Sizes { without_memory_bytes: without, ..sizes }
+    }
+
+    fn add(&mut self, other: &Sizes) {
+        let Sizes {
+            mappings,
+            virtual_bytes,
+            resident_bytes,
+            proportional_bytes,
+            private_bytes,
+            swapped_bytes,
+            huge_bytes,
+            lazily_freed_bytes,
+            without_memory_bytes,
+        } = other;
+        self.mappings += mappings;
+        self.virtual_bytes += virtual_bytes;
+        self.resident_bytes += resident_bytes;
+        self.proportional_bytes += proportional_bytes;
+        self.private_bytes += private_bytes;
+        self.swapped_bytes += swapped_bytes;
+        self.huge_bytes += huge_bytes;
+        self.lazily_freed_bytes += lazily_freed_bytes;
+        self.without_memory_bytes += without_memory_bytes;
+    }
+
+    /// What is large: memory first, address space where that is equal.
+    fn rank(&self) -> std::cmp::Reverse<(u64, u64)> {
+        std::cmp::Reverse((self.resident_bytes + self.swapped_bytes, self.virtual_bytes))
+    }
+}
+
+pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
+    let pid = arguments.pid;
+    let mut gathered = Gathered::default();
+    // Half of it is for names, and a path may have 4 KiB.
+    let mut buffer = vec![0; 32 << 10];
+    usage::mappings(Process::Id(pid), Detail::Pages, &mut buffer, &mut |mapping| {
+        gathered.add(mapping);
+    })
+    .map_err(|error| refused(Some(pid), &error))?;
+    let map = gathered.into_map(pid, name_of(pid));
+    let page = match arguments.json {
+        true => serde_json::to_string_pretty(&map).unwrap_or_default() + "\n",
+        false => human(&map),
+    };
+    let written = io::stdout().lock().write_all(page.as_bytes());
+    written.map_err(|error| Refusal::unseen(format!("cannot write the map: {error}")))
+}
+
+/// What was seen so far, by kind and name.
+#[derive(Default)]
+struct Gathered(BTreeMap<Kind, BTreeMap<Vec<u8>, Sizes>>);
+
+impl Gathered {
+    fn add(&mut self, mapping: &Mapping<'_>) {
+        let parts = self.0.entry(Kind::of(mapping)).or_default();
+        parts.entry(mapping.name.to_vec()).or_default().add(&Sizes::of(mapping));
+    }
+
+    fn into_map(self, pid: u32, name: String) -> Map {
+        let mut total = Sizes::default();
+        let mut groups: Vec<Group> = self
+            .0
+            .into_iter()
+            .map(|(kind, parts)| {
+                let mut sizes = Sizes::default();
+                parts.values().for_each(|part| sizes.add(part));
+                total.add(&sizes);
+                let mut parts: Vec<Part> = parts
+                    .into_iter()
+                    .filter(|(name, _)| !name.is_empty())
+                    .map(|(name, sizes)| Part {
+                        name: String::from_utf8_lossy(&name).into_owned(),
+                        sizes,
+                    })
+                    .collect();
+                parts.sort_by_key(|part| part.sizes.rank());
+                Group { kind, sizes, parts }
+            })
+            .collect();
+        groups.sort_by_key(|group| group.sizes.rank());
+        Map { version: VERSION, pid, name, total, groups }
+    }
+}
+
+/// A column of the text: its heading and its figure.
+type Column = (&'static str, fn(&Sizes) -> u64);
+
+const COLUMNS: [Column; 7] = [
+    ("resident", |sizes| sizes.resident_bytes),
+    ("proportional", |sizes| sizes.proportional_bytes),
+    ("swapped", |sizes| sizes.swapped_bytes),
+    ("huge pages", |sizes| sizes.huge_bytes),
+    ("lazily freed", |sizes| sizes.lazily_freed_bytes),
+    ("no memory", |sizes| sizes.without_memory_bytes),
+    ("address space", |sizes| sizes.virtual_bytes),
+];
+
+fn human(map: &Map) -> String {
+    // A column of nothing but zeros is left out.
+    let columns: Vec<&Column> = COLUMNS.iter().filter(|column| column.1(&map.total) > 0).collect();
+    let mut page = format!("process {}, {}\n\n", map.pid, text::printable(&map.name));
+    for (heading, _) in &columns {
+        page += &format!("{heading:>15}");
+    }
+    page += &format!("{:>11}\n", "mappings");
+    row(&mut page, &columns, &map.total, "all");
+    for group in &map.groups {
+        page.push('\n');
+        row(&mut page, &columns, &group.sizes, group.kind.title());
+        let parts = group.parts.iter().filter(|part| {
+            group.kind == Kind::Named || part.sizes.resident_bytes + part.sizes.swapped_bytes > 0
+        });
+        // A group of one part that the kernel named says no more by that name.
+        let shown: Vec<&Part> = match &group.parts[..] {
+            [part] if part.name.starts_with('[') => Vec::new(),
+            _ => parts.take(PARTS_SHOWN).collect(),
+        };
+        for part in &shown {
+            let name = format!("  {}", text::printable(&part.name));
+            row(&mut page, &columns, &part.sizes, &name);
+        }
+        if !shown.is_empty() && group.parts.len() > shown.len() {
+            let more = group.parts.len() - shown.len();
+            let width = columns.len() * 15 + 11;
+            page += &format!("{:width$}     and {more} more; --json has them all\n", "");
+        }
+    }
+    if map.total.without_memory_bytes > 0 {
+        page += "\nno memory: private and writable, never touched or given back\n";
+    }
+    page
+}
+
+fn row(page: &mut String, columns: &[&Column], sizes: &Sizes, name: &str) {
+    for (_, figure) in columns {
+        let size = match figure(sizes) {
+            0 => "-".to_owned(),
+            size => text::bytes(size),
+        };
+        *page += &format!("{size:>15}");
+    }
+    *page += &format!("{:>11}   {name}\n", text::grouped(sizes.mappings));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sysmem::usage::PageFigures;
+
+    fn mapping(
+        kind: MappingKind,
+        name: &[u8],
+        pages: u64,
+        resident: u64,
+        writable: bool,
+    ) -> Mapping<'_> {
+        Mapping {
+            start: 0x1000,
+            end: 0x1000 + (pages as usize) * 4096,
+            readable: writable,
+            writable,
+            executable: false,
+            shared: false,
+            offset: 0,
+            kind,
+            name,
+            pages: PageFigures { resident: Some(resident * 4096), ..PageFigures::default() },
+        }
+    }
+
+    fn gather(mappings: &[Mapping<'_>]) -> Map {
+        let mut gathered = Gathered::default();
+        mappings.iter().for_each(|mapping| gathered.add(mapping));
+        gathered.into_map(7, "program".to_owned())
+    }
+
+    #[test]
+    fn groups_and_parts_come_largest_first() {
+        let map = gather(&[
+            mapping(MappingKind::File, b"/lib/a", 10, 2, false),
+            mapping(MappingKind::File, b"/lib/b", 10, 5, false),
+            mapping(MappingKind::Named, b"page heap", 100, 60, true),
+            mapping(MappingKind::Named, b"metadata", 20, 10, true),
+            mapping(MappingKind::File, b"/lib/a", 10, 4, false),
+            mapping(MappingKind::Anonymous, b"", 1000, 0, false),
+        ]);
+        let groups: Vec<_> = map
+            .groups
+            .iter()
+            .map(|group| (group.kind, group.sizes.mappings, group.sizes.resident_bytes / 4096))
+            .collect();
+        assert_eq!(groups, [(Kind::Named, 2, 70), (Kind::Files, 3, 11), (Kind::NoAccess, 1, 0)]);
+        let files: Vec<_> = map.groups[1].parts.iter().map(|part| &part.name[..]).collect();
+        assert_eq!(files, ["/lib/a", "/lib/b"]);
+        assert_eq!(map.total.virtual_bytes, 1150 * 4096);
+        assert!(map.groups[2].parts.is_empty());
+    }
+
+    #[test]
+    fn only_private_writable_memory_can_be_without_memory() {
+        let sizes = |mapping: &Mapping<'_>| Sizes::of(mapping).without_memory_bytes / 4096;
+        let heap = mapping(MappingKind::Named, b"heap", 100, 60, true);
+        assert_eq!(sizes(&heap), 40);
+        assert_eq!(sizes(&Mapping { shared: true, ..heap }), 0);
+        assert_eq!(sizes(&mapping(MappingKind::Anonymous, b"", 100, 0, false)), 0);
+        assert_eq!(sizes(&mapping(MappingKind::File, b"/data", 100, 60, true)), 0);
+        let swapped = PageFigures { swapped: Some(30 * 4096), ..heap.pages };
+        assert_eq!(sizes(&Mapping { pages: swapped, ..heap }), 10);
+    }
+
+    #[test]
+    fn the_text_is_plain_and_aligned_whatever_the_names() {
+        let names: Vec<String> = (0..20).map(|n| format!("/lib/\x1b[31m{n}")).collect();
+        let mappings: Vec<_> = names
+            .iter()
+            .map(|name| mapping(MappingKind::File, name.as_bytes(), 10, 5, false))
+            .collect();
+        let text = human(&gather(&mappings));
+        assert!(!text.contains(|sign: char| sign.is_control() && sign != '\n'), "{text:?}");
+        assert!(text.contains("and 12 more"), "{text}");
+        assert!(!text.contains("swapped"), "a column of zeros: {text}");
+        // The names stand in one column.
+        let columns: Vec<_> = text.lines().filter_map(|line| line.find("  /lib/")).collect();
+        assert_eq!(columns, [columns[0]; PARTS_SHOWN]);
+    }
+}

@@ -1,0 +1,151 @@
+//! `sysmem stat`: what a process, its control group and the machine use.
+
+use crate::measured::{self, Section, Unit};
+use crate::refusal::Refusal;
+use crate::{StatArguments, openmetrics, text};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::thread;
+use sysmem::usage::{self, Detail, NO_LIMIT, Process};
+use sysmem::{Error, ErrorKind};
+
+/// The version of the JSON, raised when a field changes its meaning or goes away; see docs/stat.md.
+pub const VERSION: u32 = 1;
+
+pub fn stat(arguments: &StatArguments) -> Result<(), Refusal> {
+    let mut shown = false;
+    loop {
+        let sections = match measure(arguments.pid) {
+            // It was there, and its end is what the watch was to last for.
+            Err(error) if shown && error.kind() == ErrorKind::Gone && ended(arguments.pid) => {
+                return Ok(());
+            }
+            // It executed another program while it was looked at: that is no reason to stop.
+            Err(error) if shown && error.kind() == ErrorKind::Gone => continue,
+            answer => answer.map_err(|error| refused(arguments.pid, &error))?,
+        };
+        let page = match arguments {
+            StatArguments { json: true, watch, .. } => json(&sections, watch.is_some()),
+            StatArguments { openmetrics: true, .. } => openmetrics::render(&sections),
+            _ => human(&sections),
+        };
+        show(&page, arguments.watch.is_some() && !arguments.json, shown)
+            .map_err(|error| Refusal::unseen(format!("cannot write the figures: {error}")))?;
+        shown = true;
+        let Some(interval) = arguments.watch else { return Ok(()) };
+        thread::sleep(interval);
+    }
+}
+
+/// What `stat` and `map` say of a process that they cannot look at.
+pub fn refused(pid: Option<u32>, error: &Error) -> Refusal {
+    Refusal::unseen(match (pid, error.kind()) {
+        (Some(pid), ErrorKind::Gone) => format!("there is no process {pid}, or it has ended"),
+        (Some(pid), ErrorKind::Denied) => {
+            format!("process {pid} is not yours to look at; run as its user or as root")
+        }
+        _ => error.to_string(),
+    })
+}
+
+fn ended(pid: Option<u32>) -> bool {
+    pid.is_some_and(|pid| usage::process(Process::Id(pid), Detail::Counters).is_err())
+}
+
+/// The name of a process: of its program, cut at 15 bytes.
+pub fn name_of(pid: u32) -> String {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
+}
+
+fn measure(pid: Option<u32>) -> Result<Vec<Section>, Error> {
+    let mut sections = Vec::new();
+    let mut labels = Vec::new();
+    if let Some(pid) = pid {
+        let process = usage::process(Process::Id(pid), Detail::Pages)?;
+        let section = measured::process(pid, name_of(pid), &process);
+        labels.clone_from(&section.labels);
+        sections.push(section);
+    }
+    let group = usage::control_group(pid.map_or(Process::Own, Process::Id))?;
+    sections.extend(measured::control_group(labels, &group));
+    sections.push(measured::machine(&usage::machine()?));
+    Ok(sections)
+}
+
+/// Writes a page; over the one before on a terminal, below it elsewhere.
+fn show(page: &str, again: bool, below: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if again && out.is_terminal() {
+        out.write_all(b"\x1b[H\x1b[2J")?;
+    } else if again && below {
+        out.write_all(b"\n")?;
+    }
+    out.write_all(page.as_bytes())?;
+    out.flush()
+}
+
+/// The sections as one object.
+struct Object<'a>(&'a [Section]);
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("version", &VERSION)?;
+        for section in self.0 {
+            map.serialize_entry(section.key, section)?;
+        }
+        map.end()
+    }
+}
+
+/// One object; on one line where more follow.
+fn json(sections: &[Section], line: bool) -> String {
+    let text = match line {
+        true => serde_json::to_string(&Object(sections)),
+        false => serde_json::to_string_pretty(&Object(sections)),
+    };
+    // Words and numbers under names are always JSON.
+    text.unwrap_or_default() + "\n"
+}
+
+fn human(sections: &[Section]) -> String {
+    let mut page = String::new();
+    for section in sections {
+        let labels: HashMap<_, _> = section.labels.iter().cloned().collect();
+        let title = match (section.key, labels.get("pid"), labels.get("name")) {
+            ("process", Some(pid), Some(name)) => {
+                format!("process {pid}, {}", text::printable(name))
+            }
+            ("control_group", Some(_), _) => "its control group".to_owned(),
+            (key, ..) => key.replace('_', " "),
+        };
+        if !page.is_empty() {
+            page.push('\n');
+        }
+        page += &format!("{title}\n");
+        for figure in &section.figures {
+            let Some(value) = figure.value else { continue };
+            let value = match (figure.unit, value) {
+                (Unit::Bytes, NO_LIMIT) => "no limit".to_owned(),
+                (Unit::Bytes, value) => text::bytes(value),
+                (Unit::Count, value) => text::grouped(value),
+                (Unit::Nanoseconds, value) => text::duration(value),
+                (Unit::Share, value) => format!("{}.{:02} %", value / 100, value % 100),
+            };
+            row(&mut page, figure.label, &value, figure.remark);
+        }
+        for word in &section.words {
+            if let Some(value) = word.value {
+                row(&mut page, word.label, value, word.remark);
+            }
+        }
+    }
+    page
+}
+
+fn row(page: &mut String, label: &str, value: &str, remark: &str) {
+    *page += format!("  {label:<24}{value:>11}   {remark}").trim_end();
+    page.push('\n');
+}
