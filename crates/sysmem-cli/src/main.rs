@@ -11,6 +11,7 @@ mod map;
 mod measured;
 mod openmetrics;
 mod preloadable;
+mod probe;
 mod refusal;
 mod report;
 mod run;
@@ -40,6 +41,7 @@ enum Command {
     Run(RunArguments),
     Stat(StatArguments),
     Map(MapArguments),
+    Probe(ProbeArguments),
 }
 
 /// Run a program on the sysmem allocator and report on its memory when it ends.
@@ -110,6 +112,17 @@ struct MapArguments {
     json: bool,
 }
 
+/// Perform every operation of the memory layer on this system and say which promises the kernel
+/// kept.
+///
+/// Exit status: 0 if every promise was kept, 1 if one was broken.
+#[derive(Args)]
+struct ProbeArguments {
+    /// As JSON, an object a line.
+    #[arg(long)]
+    json: bool,
+}
+
 fn seconds(text: &str) -> Result<std::time::Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.01..=86_400.0).contains(seconds));
     seconds
@@ -140,6 +153,7 @@ fn command() -> i32 {
         Command::Run(run) => run::run(run),
         Command::Stat(stat) => stat::stat(stat).map(|()| End::Exited { status: 0 }),
         Command::Map(map) => map::map(map).map(|()| End::Exited { status: 0 }),
+        Command::Probe(arguments) => Ok(End::Exited { status: probe::probe(arguments.json) }),
     };
     match end {
         Ok(End::Exited { status }) => status,
