@@ -1,16 +1,16 @@
 //! Simulated kernels, and wrappers that record calls or make them fail.
 //!
-//! [`Simulated`] is a Linux kernel with one process whose memory can be used: the backend for
-//! Linux runs on it as it does on the running kernel, so `Linux::new(simulated)` is an
-//! [`Os`](crate::Os). It refuses what that kernel refuses, limits included, and where a kernel is
-//! free to choose it chooses, by a seed, what a program is least prepared for. [`Settings`] says
-//! which kernel and which limits.
+//! [`Simulated`] is a kernel with one process whose memory can be used: the backend for its system
+//! runs on it as it does on the running kernel. `Simulated::new(settings)` is a Linux,
+//! `Simulated::<FreeBsd>::start(settings)` another [`System`]. It refuses what that kernel refuses,
+//! limits included, and where a kernel is free to choose it chooses, by a seed, what a program is
+//! least prepared for. [`Settings`] says which limits.
 //!
 //! [`Traced`] and [`Faulty`] stand before any table of calls, the running kernel's too: one keeps a
 //! record, the other makes calls fail.
 //!
 //! Inside, one model of virtual memory (`machine`, with `mappings` and `memory`) knows of no
-//! kernel; the rules of each are a module over it (`linux`).
+//! kernel; the rules of each are a module over it (`linux`, `freebsd`, …).
 //!
 //! ```
 //! use sysmem::os::linux::Linux;
@@ -28,10 +28,14 @@
 //! # Ok::<(), sysmem::Error>(())
 //! ```
 
+mod bsd;
+mod freebsd;
 mod linux;
 mod machine;
 mod mappings;
 mod memory;
+mod netbsd;
+mod openbsd;
 mod parking;
 mod random;
 mod ranges;
@@ -41,6 +45,8 @@ mod watched;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,16 +60,66 @@ use crate::{Errno, PageRange, Protection};
 use machine::Machine;
 use parking::{Clock, Parking};
 
+pub use freebsd::FreeBsd;
+pub use linux::Linux;
 pub use mappings::{Attributes, Mapping, Totals};
+pub use netbsd::NetBsd;
+pub use openbsd::OpenBsd;
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
 pub use watched::{Call, Faults, Faulty, Record, Trace, Traced, Watch, Watched};
 
-/// A simulated Linux kernel and the memory of the one process on it. Clones are the same kernel.
+/// The rules of a simulated kernel for the calls that every Unix has. The calls that only some
+/// have are implemented for the [`Simulated`] kernel of each that has them.
+pub trait System: Copy + fmt::Debug + Send + Sync + 'static {
+    /// Whose rules they are.
+    const KERNEL: Kernel;
+
+    /// mmap(2) of anonymous memory.
+    #[doc(hidden)]
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno>;
+
+    /// munmap(2).
+    #[doc(hidden)]
+    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno>;
+
+    /// mprotect(2).
+    #[doc(hidden)]
+    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno>;
+
+    /// madvise(2).
+    #[doc(hidden)]
+    fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32)
+    -> Result<(), Errno>;
+
+    /// mlock(2) and munlock(2).
+    #[doc(hidden)]
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno>;
+
+    /// getrlimit(2).
+    #[doc(hidden)]
+    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno>;
+}
+
+/// A simulated kernel and the memory of the one process on it. Clones are the same kernel.
 ///
 /// When the last clone goes, memory that may not be written to is looked at once more: a stray
 /// write panics.
-#[derive(Clone)]
-pub struct Simulated(Arc<Inner>);
+pub struct Simulated<S = Linux> {
+    inner: Arc<Inner>,
+    system: PhantomData<S>,
+}
+
+impl<S> Clone for Simulated<S> {
+    fn clone(&self) -> Simulated<S> {
+        Simulated { inner: self.inner.clone(), system: PhantomData }
+    }
+}
 
 struct Inner {
     page_size: usize,
@@ -76,15 +132,39 @@ struct Inner {
 }
 
 impl Simulated {
-    /// Starts a kernel.
+    /// Starts a Linux kernel.
     pub fn new(settings: Settings) -> Simulated {
-        Simulated::with_environment(settings, &[])
+        Simulated::start(settings)
     }
 
-    /// Starts a kernel whose process has these environment variables.
+    /// Starts a Linux kernel whose process has these environment variables.
     pub fn with_environment(settings: Settings, variables: &[(&CStr, &CStr)]) -> Simulated {
+        Simulated::start_with_environment(settings, variables)
+    }
+
+    /// Files of /proc and /sys that are open.
+    pub fn open_files(&self) -> usize {
+        self.files().len()
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<u8>>> {
+        self.inner.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: System> Simulated<S> {
+    /// Starts a kernel of this system.
+    pub fn start(settings: Settings) -> Simulated<S> {
+        Simulated::start_with_environment(settings, &[])
+    }
+
+    /// Starts a kernel of this system whose process has these environment variables.
+    pub fn start_with_environment(
+        settings: Settings,
+        variables: &[(&CStr, &CStr)],
+    ) -> Simulated<S> {
         let variables = variables.iter().map(|&(name, value)| (name.into(), value.into()));
-        Simulated(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             page_size: settings.page_size,
             files: Mutex::new(BTreeMap::new()),
             environment: variables.collect(),
@@ -92,12 +172,13 @@ impl Simulated {
             clock: Clock::new(settings.clock_stands),
             findings: Findings::new(),
             machine: Mutex::new(Machine::new(settings)),
-        }))
+        });
+        Simulated { inner, system: PhantomData }
     }
 
     /// The machine, as it is after whatever call or stray panic came before.
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machine at the beginning of a call.
@@ -131,7 +212,7 @@ impl Simulated {
     /// Bytes in memory: of pages that hold anything but zeros, or are locked.
     pub fn resident_bytes(&self) -> usize {
         let machine = self.machine();
-        machine.resident_pages(machine.space()).len() * self.0.page_size
+        machine.resident_pages(machine.space()).len() * self.inner.page_size
     }
 
     /// What the page that holds `address` allows, `None` where nothing is mapped.
@@ -146,8 +227,7 @@ impl Simulated {
 
     /// Locks (mlock(2)) or unlocks a range of the process.
     pub fn lock_memory(&self, range: PageRange, locked: bool) -> Result<(), Errno> {
-        let start = range.start.addr();
-        linux::lock(&mut self.machine(), start..start + range.len, locked)
+        S::lock(&mut self.machine(), range.start.addr(), range.len, locked)
     }
 
     /// Maps a free range for another part of the process, whose it is from then on.
@@ -173,60 +253,51 @@ impl Simulated {
         self.machine().verify();
     }
 
-    /// Files of /proc and /sys that are open.
-    pub fn open_files(&self) -> usize {
-        self.files().len()
-    }
-
     /// Lets time pass, and processor time with it.
     pub fn advance(&self, time: Duration) {
-        self.0.clock.advance(time);
-        self.0.parking.wake_all();
-    }
-
-    fn files(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<u8>>> {
-        self.0.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.clock.advance(time);
+        self.inner.parking.wake_all();
     }
 }
 
 // SAFETY: the memory of the simulated process is real, and mapped by nobody else; the rules keep
 // mappings apart.
-unsafe impl Calls for Simulated {
-    const KERNEL: Kernel = Kernel::Linux;
+unsafe impl<S: System> Calls for Simulated<S> {
+    const KERNEL: Kernel = S::KERNEL;
 
     fn page_size(&self) -> usize {
-        self.0.page_size
+        self.inner.page_size
     }
 
     fn monotonic_time(&self) -> Duration {
-        self.0.clock.now()
+        self.inner.clock.now()
     }
 
     fn thread_cpu_time(&self) -> Duration {
-        self.0.clock.thread_cpu_time()
+        self.inner.clock.thread_cpu_time()
     }
 
     fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.0.parking.park(&self.0.clock, word, while_equal, timeout);
+        self.inner.parking.park(&self.inner.clock, word, while_equal, timeout);
     }
 
     fn wake(&self, _word: &AtomicU32, _count: u32) {
         // Whoever parks may return early: waking all is waking enough.
-        self.0.parking.wake_all();
+        self.inner.parking.wake_all();
     }
 
     fn environment(&self, name: &CStr) -> Option<&CStr> {
-        let mut variables = self.0.environment.iter();
+        let mut variables = self.inner.environment.iter();
         variables.find(|(key, _)| key.as_c_str() == name).map(|(_, value)| value.as_c_str())
     }
 
     fn findings(&self) -> &Findings {
-        &self.0.findings
+        &self.inner.findings
     }
 }
 
 // SAFETY: as for `Calls`.
-unsafe impl UnixCalls for Simulated {
+unsafe impl<S: System> UnixCalls for Simulated<S> {
     unsafe fn mmap(
         &self,
         address: *mut u8,
@@ -234,23 +305,23 @@ unsafe impl UnixCalls for Simulated {
         protection: i32,
         flags: i32,
     ) -> Result<*mut u8, Errno> {
-        linux::mmap(&mut self.call(), address.addr(), len, protection, flags)
+        S::mmap(&mut self.call(), address.addr(), len, protection, flags)
     }
 
     unsafe fn munmap(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
-        linux::munmap(&mut self.call(), address.addr(), len)
+        S::munmap(&mut self.call(), address.addr(), len)
     }
 
     unsafe fn mprotect(&self, address: *mut u8, len: usize, protection: i32) -> Result<(), Errno> {
-        linux::mprotect(&mut self.call(), address.addr(), len, protection)
+        S::mprotect(&mut self.call(), address.addr(), len, protection)
     }
 
     unsafe fn madvise(&self, address: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
-        linux::madvise(&mut self.call(), address.addr(), len, advice)
+        S::madvise(&mut self.call(), address.addr(), len, advice)
     }
 
     fn resource_limit(&self, resource: i32) -> Result<u64, Errno> {
-        linux::resource_limit(&self.call(), resource)
+        S::resource_limit(&self.call(), resource)
     }
 }
 

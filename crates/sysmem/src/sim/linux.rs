@@ -10,12 +10,60 @@ use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
+use super::System;
 use super::machine::{Machine, OUTSIDE};
-use super::mappings::{Attributes, Mapping};
+use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
-use crate::os::linux::*;
+use crate::calls::Kernel;
+use crate::os::linux::{
+    ENOSYS, MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
+};
 use crate::os::unix::*;
 use crate::{Errno, PageRange, Protection};
+
+/// The rules of Linux.
+#[derive(Clone, Copy, Debug)]
+pub struct Linux;
+
+impl System for Linux {
+    const KERNEL: Kernel = Kernel::Linux;
+
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        mmap(machine, address, len, bits, flags)
+    }
+
+    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+        munmap(machine, address, len)
+    }
+
+    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+        mprotect(machine, address, len, bits)
+    }
+
+    fn madvise(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        advice: i32,
+    ) -> Result<(), Errno> {
+        madvise(machine, address, len, advice)
+    }
+
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
+        lock(machine, whole(machine, address, len)?, locked)
+    }
+
+    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+        resource_limit(machine, resource)
+    }
+}
 
 const EAGAIN: Errno = Errno(11);
 
@@ -67,14 +115,6 @@ fn whole(machine: &Machine, address: usize, len: usize) -> Result<Range<usize>, 
     Ok(address..address.checked_add(len).ok_or(EINVAL)?)
 }
 
-/// Panics if the program is about to change what is not its own.
-fn own(machine: &Machine, call: &str, range: &Range<usize>) {
-    let theirs = machine.mappings.inside(range.clone());
-    if let Some(theirs) = theirs.iter().find(|part| part.attributes.foreign) {
-        panic!("{call} of {range:#x?} changes {:#x?}, another's", theirs.start..theirs.end);
-    }
-}
-
 /// Whether so much more fits under the limits (mm/mmap.c, `may_expand_vm`).
 fn may_expand(machine: &Machine, attributes: &Attributes, more: usize) -> bool {
     let settings = &machine.settings;
@@ -101,7 +141,7 @@ fn enough_memory(machine: &Machine, more: usize) -> bool {
     }
 }
 
-pub(super) fn mmap(
+fn mmap(
     machine: &mut Machine,
     address: usize,
     len: usize,
@@ -140,13 +180,17 @@ pub(super) fn mmap(
     } else {
         // A hint is rounded down to a page (`round_hint_to_min`, PAGE_ALIGN).
         let hint = address & !(machine.page_size() - 1);
-        machine.place(hint, len).ok_or(ENOMEM)?
+        let hinted = hint..hint.checked_add(len).ok_or(ENOMEM)?;
+        match hint != 0 && machine.can_map(&hinted) {
+            true => hint,
+            false => machine.place(len, machine.page_size()).ok_or(ENOMEM)?,
+        }
     };
     let range = start..start + len;
     if no_replace && !machine.mappings.is_free(range.clone()) {
         return Err(EEXIST);
     }
-    own(machine, "a fixed mapping", &range);
+    machine.own("a fixed mapping", &range);
     let mut attributes = Attributes::new(protection(bits));
     attributes.locked = machine.settings.lock_new_mappings;
     // proc_sys_vm(5): a system that never overcommits ignores MAP_NORESERVE.
@@ -175,15 +219,9 @@ pub(super) fn mmap(
     if restores && (starved || !enough(machine)) {
         return Err(ENOMEM);
     }
-    machine.unmap(range.clone());
-    if starved || !enough(machine) {
-        if machine.settings.rival && !replaced.is_empty() {
-            let foreign = Attributes { foreign: true, ..Attributes::new(Protection::NoAccess) };
-            machine.map(range, foreign);
-        }
-        return Err(ENOMEM);
-    }
-    machine.map(range, attributes);
+    machine.replace(range, |machine| {
+        if starved || !enough(machine) { Err(ENOMEM) } else { Ok(attributes) }
+    })?;
     Ok(machine.pointer(start))
 }
 
@@ -197,28 +235,23 @@ fn unmap_checked(machine: &Machine, range: Range<usize>, parts: &[Mapping]) -> R
     Ok(())
 }
 
-pub(super) fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
     // mm/vma.c, `do_vmi_munmap`: an empty range is refused, a hole is not.
     let range = whole(machine, address, len)?;
     if range.is_empty() {
         return Err(EINVAL);
     }
-    own(machine, "munmap", &range);
+    machine.own("munmap", &range);
     let parts = machine.mappings.inside(range.clone());
     unmap_checked(machine, range.clone(), &parts)?;
     machine.unmap(range);
     Ok(())
 }
 
-pub(super) fn mprotect(
-    machine: &mut Machine,
-    address: usize,
-    len: usize,
-    bits: i32,
-) -> Result<(), Errno> {
+fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
     let range = whole(machine, address, len)?;
     let protection = protection(bits);
-    own(machine, "mprotect", &range);
+    machine.own("mprotect", &range);
     // mm/mprotect.c, `do_mprotect_pkey`: mapping after mapping, those before a failure stay
     // changed; a hole is ENOMEM once it is reached.
     let mut at = range.start;
@@ -230,6 +263,12 @@ pub(super) fn mprotect(
         at = part.end;
     }
     if at == range.end { Ok(()) } else { Err(ENOMEM) }
+}
+
+/// Changes a part of a mapping, while that needs no more mappings than there may be.
+fn change(machine: &mut Machine, part: &Mapping, attributes: Attributes) -> Result<(), TooMany> {
+    let most = machine.settings.max_map_count.saturating_sub(OUTSIDE);
+    machine.change(part, attributes, most)
 }
 
 /// mm/mprotect.c, `mprotect_fixup`.
@@ -262,7 +301,7 @@ fn protect_part(
         // Only where no page of the whole mapping was ever touched, which is not known here.
         new.charged = machine.random.once_in(2);
     }
-    machine.change(part, new).map_err(|_| ENOMEM)
+    change(machine, part, new).map_err(|_| ENOMEM)
 }
 
 /// Applies `advise` to each mapping of a range; a hole is ENOMEM after the rest was done
@@ -280,12 +319,7 @@ fn walk(
     if mapped == range.len() { Ok(()) } else { Err(ENOMEM) }
 }
 
-pub(super) fn madvise(
-    machine: &mut Machine,
-    address: usize,
-    len: usize,
-    advice: i32,
-) -> Result<(), Errno> {
+fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Result<(), Errno> {
     let version = machine.settings.version;
     let has_huge_pages = machine.settings.huge_page_size.is_some();
     // `madvise_behavior_valid`.
@@ -304,7 +338,7 @@ pub(super) fn madvise(
         return Err(EINVAL);
     }
     let range = whole(machine, address, len)?;
-    own(machine, "madvise", &range);
+    machine.own("madvise", &range);
     walk(machine, range, |machine, part| match advice {
         // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
         MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
@@ -323,7 +357,7 @@ pub(super) fn madvise(
             let huge = Some(advice == MADV_HUGEPAGE);
             let attributes = Attributes { huge, ..part.attributes.clone() };
             // `madvise_vma_behavior` makes EAGAIN of ENOMEM (seen at the limit on mappings).
-            machine.change(part, attributes).map_err(|_| EAGAIN)
+            change(machine, part, attributes).map_err(|_| EAGAIN)
         }
     })
 }
@@ -389,11 +423,11 @@ pub(super) fn name_mapping(
         return Err(EINVAL);
     }
     let range = whole(machine, address, len)?;
-    own(machine, "naming", &range);
+    machine.own("naming", &range);
     let name = Some(Arc::new(CString::from(name)));
     walk(machine, range, |machine, part| {
         let attributes = Attributes { name: name.clone(), ..part.attributes.clone() };
-        machine.change(part, attributes).map_err(|_| EAGAIN)
+        change(machine, part, attributes).map_err(|_| EAGAIN)
     })
 }
 
@@ -417,7 +451,7 @@ pub(super) fn mincore(
     Ok(())
 }
 
-pub(super) fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
     match resource {
         RLIMIT_AS => Ok(machine.settings.address_space_limit),
         RLIMIT_DATA => Ok(machine.settings.data_limit),
@@ -426,10 +460,10 @@ pub(super) fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Er
 }
 
 /// Locks or unlocks a range: mlock(2), without its limit.
-pub(super) fn lock(machine: &mut Machine, range: Range<usize>, locked: bool) -> Result<(), Errno> {
+fn lock(machine: &mut Machine, range: Range<usize>, locked: bool) -> Result<(), Errno> {
     walk(machine, range, |machine, part| {
         let attributes = Attributes { locked, ..part.attributes.clone() };
-        machine.change(part, attributes).map_err(|_| ENOMEM)
+        change(machine, part, attributes).map_err(|_| ENOMEM)
     })
 }
 

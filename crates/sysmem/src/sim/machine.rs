@@ -10,18 +10,20 @@ use super::mappings::{Attributes, Mapping, Mappings, TooMany};
 use super::memory::{LARGEST_PAGE, Memory};
 use super::random::Random;
 use super::settings::{Backing, LazilyFreed, Settings};
-use crate::Protection;
+use crate::{Errno, Protection};
 
 /// Mappings of the process that lie outside the simulated address space: one below, one above.
 pub(crate) const OUTSIDE: usize = 2;
 
-pub(crate) struct Machine {
+pub struct Machine {
     pub(crate) settings: Settings,
     pub(crate) mappings: Mappings,
     pub(crate) random: Random,
     /// The next fixed mapping runs out of kernel memory on its way.
     pub(crate) starve_replacement: bool,
     memory: Memory,
+    /// The last that [`object`](Machine::object) gave out.
+    objects: u64,
     /// Calls so far, which is the time by which lazily freed pages are dropped.
     now: u64,
     freed: BTreeMap<usize, Freed>,
@@ -50,6 +52,7 @@ impl Machine {
             mappings: Mappings::default(),
             starve_replacement: false,
             memory,
+            objects: 0,
             now: 0,
             freed: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -118,30 +121,76 @@ impl Machine {
         }
     }
 
-    /// A free range of that length: at `hint` if that is free, else where the seed says.
-    pub(crate) fn place(&mut self, hint: usize, len: usize) -> Option<usize> {
-        let space = self.space();
-        let hinted = hint..hint.checked_add(len)?;
-        if hint != 0
-            && space.start <= hinted.start
-            && hinted.end <= space.end
-            && self.mappings.is_free(hinted)
-        {
-            return Some(hint);
+    /// Panics if the program is about to change what is not its own.
+    pub(crate) fn own(&self, call: &str, range: &Range<usize>) {
+        let theirs = self.mappings.inside(range.clone());
+        if let Some(theirs) = theirs.iter().find(|part| part.attributes.foreign) {
+            panic!("{call} of {range:#x?} changes {:#x?}, another's", theirs.start..theirs.end);
         }
-        let mut gaps = self.mappings.gaps(space);
-        gaps.retain(|gap| gap.len() >= len);
+    }
+
+    /// Whether a range lies in the address space of the process and is free.
+    pub(crate) fn can_map(&self, range: &Range<usize>) -> bool {
+        let space = self.space();
+        space.start <= range.start && range.end <= space.end && self.mappings.is_free(range.clone())
+    }
+
+    /// A free range of that length, aligned: where the seed says.
+    pub(crate) fn place(&mut self, len: usize, align: usize) -> Option<usize> {
+        let last = |gap: &Range<usize>| {
+            let last = gap.end.checked_sub(len)? & !(align - 1);
+            (last >= gap.start).then_some(last)
+        };
+        let mut gaps = self.mappings.gaps(self.space());
+        gaps.retain(|gap| last(gap).is_some());
         // Like Linux, the highest gap first, directly below what is there.
         let gap = match self.settings.scattered && self.random.once_in(4) {
-            true if !gaps.is_empty() => gaps[self.random.below(gaps.len())].clone(),
-            _ => gaps.last()?.clone(),
+            true if !gaps.is_empty() => &gaps[self.random.below(gaps.len())],
+            _ => gaps.last()?,
         };
-        let spare = (gap.len() - len) / self.page_size();
+        let last = last(gap)?;
+        let spare = (last - gap.start) / align;
         let skipped = match self.settings.scattered && self.random.once_in(3) {
             true => self.random.below(spare.min(32) + 1),
             false => 0,
         };
-        Some(gap.end - len - skipped * self.page_size())
+        Some(last - skipped * align)
+    }
+
+    /// The first free range of that length from `hint` upward, aligned.
+    pub(crate) fn place_above(&self, hint: usize, len: usize, align: usize) -> Option<usize> {
+        let gaps = self.mappings.gaps(self.space());
+        gaps.iter().find_map(|gap| {
+            let start = gap.start.max(hint).checked_next_multiple_of(align)?;
+            (start.checked_add(len)? <= gap.end).then_some(start)
+        })
+    }
+
+    /// The first free range of that length from `hint` downward, aligned.
+    pub(crate) fn place_below(&self, hint: usize, len: usize, align: usize) -> Option<usize> {
+        let gaps = self.mappings.gaps(self.space());
+        gaps.iter().rev().find_map(|gap| {
+            let start = gap.end.checked_sub(len)?.min(hint) & !(align - 1);
+            (start >= gap.start).then_some(start)
+        })
+    }
+
+    /// A number for what is mapped together, which nothing has yet.
+    pub(crate) fn object(&mut self) -> u64 {
+        self.objects += 1;
+        self.objects
+    }
+
+    /// Whether a page was given back lazily and still has what it held then.
+    pub(crate) fn is_freed(&self, page: usize) -> bool {
+        let Some(freed) = self.freed.get(&page) else { return false };
+        let Some(mapping) = self.mappings.at(page) else { return false };
+        let mut unchanged = false;
+        let range = page..page + self.page_size();
+        self.memory.contents(range, mapping.attributes.protection, &mut |_, bytes| {
+            unchanged = *bytes == *freed.bytes;
+        });
+        unchanged
     }
 
     /// Maps a free range.
@@ -159,11 +208,39 @@ impl Machine {
         self.mappings.remove(range);
     }
 
+    /// Removes what a range holds, then maps it as `attributes` says, or leaves it a hole, which a
+    /// rival may take.
+    pub(crate) fn replace(
+        &mut self,
+        range: Range<usize>,
+        attributes: impl FnOnce(&mut Machine) -> Result<Attributes, Errno>,
+    ) -> Result<(), Errno> {
+        let was_mapped = !self.mappings.is_free(range.clone());
+        self.unmap(range.clone());
+        match attributes(self) {
+            Ok(attributes) => {
+                self.map(range, attributes);
+                Ok(())
+            }
+            Err(errno) => {
+                if self.settings.rival && was_mapped {
+                    let rival = Attributes::new(Protection::NoAccess);
+                    self.map(range, Attributes { foreign: true, ..rival });
+                }
+                Err(errno)
+            }
+        }
+    }
+
     /// Gives a part of one mapping other attributes; what it holds stays.
-    pub(crate) fn change(&mut self, part: &Mapping, attributes: Attributes) -> Result<(), TooMany> {
+    pub(crate) fn change(
+        &mut self,
+        part: &Mapping,
+        attributes: Attributes,
+        most: usize,
+    ) -> Result<(), TooMany> {
         let range = part.start..part.end;
         let to = attributes.protection;
-        let most = self.settings.max_map_count.saturating_sub(OUTSIDE);
         self.mappings.change(range.clone(), attributes, most)?;
         self.memory.protect(range, part.attributes.protection, to);
         Ok(())

@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use crate::Protection;
+use crate::os::unix::{PROT_EXEC, PROT_READ, PROT_WRITE};
+use crate::{Inheritance, Protection};
 
 /// Everything about a mapping but where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,16 @@ pub struct Attributes {
     pub huge: Option<bool>,
     /// The name it was given.
     pub name: Option<Arc<CString>>,
+    /// The most that it may ever allow, in the bits of mprotect(2).
+    pub maximum: i32,
+    /// What a forked child gets of it.
+    pub inheritance: Inheritance,
+    /// Whether a core dump has it in it.
+    pub dumped: bool,
+    /// A FreeBSD guard (`MAP_GUARD`), which nothing makes accessible.
+    pub guard: bool,
+    /// What was mapped by one call, where the kernel charges it as one.
+    pub object: u64,
     /// Another part of the process made it: whoever changes it through the table of calls has
     /// changed what is not his.
     pub foreign: bool,
@@ -42,6 +53,11 @@ impl Attributes {
             locked: false,
             huge: None,
             name: None,
+            maximum: PROT_READ | PROT_WRITE | PROT_EXEC,
+            inheritance: Inheritance::Copy,
+            dumped: true,
+            guard: false,
+            object: 0,
             foreign: false,
         }
     }
@@ -84,6 +100,12 @@ pub(crate) struct TooMany;
 pub struct Totals {
     /// Mapped in any way.
     pub mapped: usize,
+    /// Mapped to be a guard.
+    pub guards: usize,
+    /// Allowing any access.
+    pub accessible: usize,
+    /// Wired.
+    pub locked: usize,
     /// Writable.
     pub writable: usize,
     /// Charged against the commit limit.
@@ -99,6 +121,9 @@ impl Totals {
             (false, _) => {}
         };
         count(&mut self.mapped, true);
+        count(&mut self.guards, attributes.guard);
+        count(&mut self.accessible, attributes.protection != Protection::NoAccess);
+        count(&mut self.locked, attributes.locked);
         count(&mut self.writable, attributes.writable());
         count(&mut self.charged, attributes.charged);
     }
@@ -328,15 +353,22 @@ mod tests {
 
     #[test]
     fn totals_follow_every_change() {
+        let counted = |mapped, accessible, charged| Totals {
+            mapped,
+            accessible,
+            writable: accessible,
+            charged,
+            ..Totals::default()
+        };
         let mut mappings = Mappings::default();
         mappings.insert(0..100, reserved());
         let charged = Attributes { charged: true, ..writable() };
         mappings.change(10..30, charged, 100).unwrap();
-        assert_eq!(mappings.totals(), Totals { mapped: 100, writable: 20, charged: 20 });
+        assert_eq!(mappings.totals(), counted(100, 20, 20));
         let protected = Attributes { charged: true, ..reserved() };
         mappings.change(20..30, protected, 100).unwrap();
-        assert_eq!(mappings.totals(), Totals { mapped: 100, writable: 10, charged: 20 });
+        assert_eq!(mappings.totals(), counted(100, 10, 20));
         mappings.remove(15..60);
-        assert_eq!(mappings.totals(), Totals { mapped: 55, writable: 5, charged: 5 });
+        assert_eq!(mappings.totals(), counted(55, 5, 5));
     }
 }

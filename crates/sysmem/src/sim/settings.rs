@@ -42,7 +42,8 @@ pub enum Overcommit {
     },
 }
 
-/// How a simulated Linux is built and what it allows.
+/// How a simulated kernel is built and what it allows. What a system has not, its kernel does not
+/// look at: `RLIMIT_DATA` is a limit on Linux and OpenBSD, `RLIMIT_AS` on all but OpenBSD.
 ///
 /// ```
 /// use sysmem::sim::{Settings, Simulated};
@@ -61,16 +62,21 @@ pub struct Settings {
     pub alignment: usize,
     /// The size of a page in bytes, from 4 KiB to 64 KiB.
     pub page_size: usize,
-    /// The kernel's version. Every feature is there from the version on that has it.
+    /// The version of a Linux. Every feature is there from the version on that has it.
     pub version: (u32, u32),
     /// `RLIMIT_AS` in bytes.
     pub address_space_limit: u64,
+    /// `RLIMIT_MEMLOCK` in bytes, which the BSDs look at.
+    pub locked_limit: u64,
+    /// `RLIMIT_SWAP` of FreeBSD in bytes, enforced (`vm.overcommit` bit 1) where it is one.
+    pub swap_limit: u64,
     /// `RLIMIT_DATA` in bytes.
     pub data_limit: u64,
     /// `vm.max_map_count`. The process has two mappings that are not the program's: what lies
     /// below and above its address space.
     pub max_map_count: usize,
-    /// How promises of memory are charged.
+    /// How promises of memory are charged. FreeBSD enforces its swap (`vm.overcommit` bit 0) where
+    /// it is `Never`; the other BSDs promise everything.
     pub overcommit: Overcommit,
     /// Lock every new mapping, as after `mlockall(MCL_FUTURE)`.
     pub lock_new_mappings: bool,
@@ -84,6 +90,13 @@ pub struct Settings {
     pub process_madvise_refused: Option<Errno>,
     /// `process_madvise` stops after some of its ranges, as if interrupted.
     pub short_counts: bool,
+    /// `vm.imply_prot_max` of FreeBSD: memory never allows more than it was mapped with, unless
+    /// that was nothing.
+    pub imply_prot_max: bool,
+    /// PaX MPROTECT of NetBSD: memory never allows more than it was mapped with or to be.
+    pub pax_mprotect: bool,
+    /// `kern.elf64.aslr.enable` of FreeBSD: a hint is where to begin, not where to be.
+    pub aslr: bool,
     /// When lazily freed pages lose their contents.
     pub lazily_freed: LazilyFreed,
     /// New mappings leave small gaps to their neighbours at times, instead of joining them.
@@ -95,7 +108,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A recent Linux without limits, whose process has `space` bytes of the heap for address
+    /// A recent kernel without limits, whose process has `space` bytes of the heap for address
     /// space.
     pub const fn heap(space: usize) -> Settings {
         Settings {
@@ -106,6 +119,8 @@ impl Settings {
             page_size: 4 << 10,
             version: (6, 18),
             address_space_limit: u64::MAX,
+            locked_limit: u64::MAX,
+            swap_limit: u64::MAX,
             data_limit: u64::MAX,
             max_map_count: 65_530,
             overcommit: Overcommit::Heuristic { memory: 1 << 40 },
@@ -115,6 +130,9 @@ impl Settings {
             proc_mounted: true,
             process_madvise_refused: None,
             short_counts: false,
+            imply_prot_max: true,
+            pax_mprotect: true,
+            aslr: true,
             lazily_freed: LazilyFreed::Adversarial,
             scattered: true,
             rival: false,

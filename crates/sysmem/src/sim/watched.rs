@@ -10,8 +10,8 @@ use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, ResourceUsage, Resources,
-    UnixCalls,
+    Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessMadvise, ResourceUsage,
+    Resources, Sysctl, SysctlByName, UnixCalls,
 };
 use crate::{Errno, PageRange};
 
@@ -29,6 +29,9 @@ pub enum Call {
     ResourceLimit { resource: i32 },
     Open { path: CString },
     ReadAt { file: i32, len: usize, offset: u64 },
+    Minherit { address: usize, len: usize, inherit: i32 },
+    Sysctl { mib: Vec<i32> },
+    SysctlByName { name: CString },
 }
 
 /// Looks at calls as they pass.
@@ -337,5 +340,32 @@ unsafe impl<K: NameMapping, W: Watch> NameMapping for Watched<K, W> {
         let call = Call::NameMapping { address: address.addr(), len, name: name.into() };
         // SAFETY: the caller's promise.
         self.pass(call, || unsafe { self.kernel.name_mapping(address, len, name) }, no_number)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: Minherit, W: Watch> Minherit for Watched<K, W> {
+    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
+        let call = Call::Minherit { address: address.addr(), len, inherit };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.minherit(address, len, inherit) }, no_number)
+    }
+}
+
+impl<K: Sysctl, W: Watch> Sysctl for Watched<K, W> {
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        let call = Call::Sysctl { mib: mib.into() };
+        self.pass(call, || self.kernel.sysctl(mib, value), |&len| len)
+    }
+
+    fn process_id(&self) -> i32 {
+        self.kernel.process_id()
+    }
+}
+
+impl<K: SysctlByName, W: Watch> SysctlByName for Watched<K, W> {
+    fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        let call = Call::SysctlByName { name: name.into() };
+        self.pass(call, || self.kernel.sysctl_by_name(name, value), |&len| len)
     }
 }

@@ -3,17 +3,17 @@
 
 mod model;
 mod operations;
+mod systems;
 
 use model::World;
 use operations::{Operation, operations};
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use sysmem::Errno;
-use sysmem::sim::{Backing, Overcommit, Settings, Simulated};
+use sysmem::sim::{self, Backing, Overcommit, Settings, Simulated};
+use systems::System;
 
-/// Kernels with and without each feature that the backend looks for.
-const VERSIONS: [(u32, u32); 7] = [(4, 4), (4, 9), (4, 18), (5, 12), (6, 5), (6, 12), (6, 18)];
-
-fn settings() -> impl Strategy<Value = Settings> {
+fn settings<S: System>() -> impl Strategy<Value = Settings> {
     let overcommit = prop_oneof![
         Just(Overcommit::Heuristic { memory: 1 << 34 }),
         Just(Overcommit::Always),
@@ -27,9 +27,11 @@ fn settings() -> impl Strategy<Value = Settings> {
         1 => Just((Backing::Real, 65536)),
     ];
     let toggles = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (any::<u64>(), backing, prop::sample::select(&VERSIONS), overcommit, toggles).prop_map(
-        |(seed, (backing, page_size), version, overcommit, toggles)| {
+    let bsd_toggles = (any::<bool>(), any::<bool>(), any::<bool>());
+    (any::<u64>(), backing, prop::sample::select(S::VERSIONS), overcommit, toggles, bsd_toggles)
+        .prop_map(|(seed, (backing, page_size), version, overcommit, toggles, bsd_toggles)| {
             let (huge, proc_mounted, short_counts, names, locked) = toggles;
+            let (imply_prot_max, pax_mprotect, aslr) = bsd_toggles;
             Settings {
                 seed,
                 backing,
@@ -40,22 +42,23 @@ fn settings() -> impl Strategy<Value = Settings> {
                 proc_mounted,
                 short_counts,
                 mapping_names: names,
-                // Before 5.18 locked memory cannot be given back: see tests/limits.rs.
-                lock_new_mappings: locked && version >= (5, 18),
+                lock_new_mappings: locked && S::gives_locked_memory_back(version),
+                imply_prot_max,
+                pax_mprotect,
+                aslr,
                 ..match backing {
                     Backing::Heap => Settings::heap(2048 * page_size),
                     Backing::Real => Settings::real(1 << 34),
                 }
             }
-        },
-    )
+        })
 }
 
-fn world(settings: &Settings) -> World {
-    World::new(Simulated::new(settings.clone()), settings.overcommit, settings.proc_mounted)
+fn world<S: System>(settings: &Settings) -> World<S> {
+    World::new(Simulated::start(settings.clone()), S::is_strict(settings))
 }
 
-fn run(world: &mut World, operations: &[Operation]) {
+fn run<S: System>(world: &mut World<S>, operations: &[Operation]) {
     let mut reservations = 0;
     for operation in operations {
         // At most three at a time, so that the address space suffices.
@@ -69,39 +72,40 @@ fn run(world: &mut World, operations: &[Operation]) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn reservations_do_what_the_model_of_four_states_says(
-        settings in settings(),
-        operations in operations(60),
-    ) {
-        let mut world = world(&settings);
-        run(&mut world, &operations);
-        world.finish();
+/// Runs a property on that many cases.
+fn check<T: Strategy>(
+    cases: u32,
+    strategy: T,
+    property: impl Fn(T::Value) -> Result<(), TestCaseError>,
+) {
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    if let Err(failure) = TestRunner::new(config).run(&strategy, property) {
+        panic!("{failure}");
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+fn does_what_the_model_says<S: System>() {
+    check(S::CASES, (settings::<S>(), operations(60)), |(settings, operations)| {
+        let mut world = world::<S>(&settings);
+        run(&mut world, &operations);
+        world.finish();
+        Ok(())
+    });
+}
 
-    #[test]
-    fn the_reported_state_is_true_under_tight_limits(
-        settings in settings(),
-        operations in operations(60),
-        max_map_count in 5..12usize,
-        data_pages in 5..200u64,
-        space_pages in 30..1000u64,
-        commit_pages in 5..200u64,
-    ) {
+fn the_reported_state_is_true_under_tight_limits<S: System>() {
+    let limits = (5..12usize, 5..200u64, 30..1000u64, 5..200u64, any::<bool>());
+    let strategy = (settings::<S>(), operations(60), limits);
+    check(S::CASES / 2, strategy, |(settings, operations, limits)| {
+        let (max_map_count, data_pages, space_pages, commit_pages, rival) = limits;
         let bytes = |pages: u64| pages * settings.page_size as u64;
-        let mut world = world(&settings);
+        let mut world = world::<S>(&settings);
         world.expect_limits();
         world.kernel.set(|settings| {
             settings.max_map_count = max_map_count;
             settings.data_limit = bytes(data_pages);
             settings.address_space_limit = bytes(space_pages);
+            settings.rival = rival;
             if let Overcommit::Never { limit } = &mut settings.overcommit {
                 *limit = bytes(commit_pages);
             }
@@ -109,30 +113,57 @@ proptest! {
         run(&mut world, &operations);
         world.kernel.set(|settings| settings.max_map_count = 1000);
         world.finish();
-    }
+        Ok(())
+    });
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_reported_state_is_true_whichever_calls_fail(
-        settings in settings(),
-        operations in operations(24),
-        errno in prop::sample::select(&[12, 22, 11, 1]),
-    ) {
-        let mut trial = world(&settings);
+fn the_reported_state_is_true_whichever_calls_fail<S: System>() {
+    let errnos = prop::sample::select(&[12, 22, 11, 1]);
+    let strategy = (settings::<S>(), operations(24), errnos);
+    check(S::CASES.div_ceil(17), strategy, |(settings, operations, errno)| {
+        let mut trial = world::<S>(&settings);
         run(&mut trial, &operations);
         let calls = trial.faulty.calls();
         trial.finish();
         prop_assert!(calls > 0);
         for in_a_row in [1, 2, 4] {
             for first in 0..calls {
-                let mut world = world(&settings);
+                let mut world = world::<S>(&settings);
                 world.inject(first..first + in_a_row, Errno(errno));
                 run(&mut world, &operations);
                 world.finish();
             }
         }
-    }
+        Ok(())
+    });
+}
+
+macro_rules! on_each_system {
+    ($($module:ident: $system:ident,)*) => {$(
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn reservations_do_what_the_model_of_four_states_says() {
+                does_what_the_model_says::<sim::$system>();
+            }
+
+            #[test]
+            fn the_reported_state_is_true_under_tight_limits() {
+                super::the_reported_state_is_true_under_tight_limits::<sim::$system>();
+            }
+
+            #[test]
+            fn the_reported_state_is_true_whichever_calls_fail() {
+                super::the_reported_state_is_true_whichever_calls_fail::<sim::$system>();
+            }
+        }
+    )*};
+}
+
+on_each_system! {
+    linux: Linux,
+    freebsd: FreeBsd,
+    netbsd: NetBsd,
+    openbsd: OpenBsd,
 }

@@ -5,16 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use sysmem::os::linux::Linux;
-use sysmem::sim::{Call, Faulty, Overcommit, Simulated};
+use sysmem::sim::{Call, Faulty, Simulated};
 use sysmem::{
     Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Os, PageRange, Placement,
     Protection, Reservation, ReserveOptions, State,
 };
 
 use crate::operations::{Operation, Part};
-
-pub type Kernel = Linux<Faulty<Simulated>>;
+use crate::systems::System;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Page {
@@ -32,21 +30,22 @@ const RESERVED: Page = Page {
     unstable: false,
 };
 
-struct Entry {
-    reservation: Reservation<Kernel>,
+struct Entry<O: Os + Clone> {
+    reservation: Reservation<O>,
     pages: Vec<Page>,
     executable: bool,
     lost: bool,
 }
 
 /// Reservations on a simulated kernel, and what they should be.
-pub struct World {
-    pub kernel: Simulated,
-    pub faulty: Faulty<Simulated>,
-    os: Kernel,
+pub struct World<S: System> {
+    pub kernel: Simulated<S>,
+    pub faulty: Faulty<Simulated<S>>,
+    os: S::Os,
+    /// No promise of memory is made that the system cannot keep, and the backend can see that.
     strict: bool,
     account: &'static Account,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<S::Os>>,
     figures: AccountFigures,
     stamp: u64,
     /// Bytes in each state of reservations that were lost and dropped.
@@ -60,14 +59,14 @@ pub struct World {
 type Step<'a> = &'a dyn Fn(Page) -> Result<Page, ErrorKind>;
 
 /// An operation on an offset and a length.
-type Operate<'a> = &'a dyn Fn(&mut Reservation<Kernel>, usize, usize) -> Result<(), Error>;
+type Operate<'a, O> = &'a dyn Fn(&mut Reservation<O>, usize, usize) -> Result<(), Error>;
 
-impl World {
-    pub fn new(kernel: Simulated, overcommit: Overcommit, proc_mounted: bool) -> World {
+impl<S: System> World<S> {
+    pub fn new(kernel: Simulated<S>, strict: bool) -> World<S> {
         let faulty = Faulty::new(kernel.clone());
         World {
-            os: Linux::new(faulty.clone()),
-            strict: matches!(overcommit, Overcommit::Never { .. }) && proc_mounted,
+            os: S::os(faulty.clone()),
+            strict,
             kernel,
             faulty,
             account: Box::leak(Box::new(Account::new("model"))),
@@ -147,12 +146,12 @@ impl World {
 
     fn obtained(
         &mut self,
-        result: Result<Reservation<Kernel>, Error>,
-    ) -> Option<Reservation<Kernel>> {
+        result: Result<Reservation<S::Os>, Error>,
+    ) -> Option<Reservation<S::Os>> {
         result.map_err(|error| assert!(self.injecting, "{error}")).ok()
     }
 
-    fn enter(&mut self, reservation: Reservation<Kernel>, page: Page, executable: bool) {
+    fn enter(&mut self, reservation: Reservation<S::Os>, page: Page, executable: bool) {
         let pages = vec![page; reservation.len() / self.page_size()];
         self.figures.obtained += reservation.len() as u64;
         self.entries.push(Entry { reservation, pages, executable, lost: false });
@@ -178,7 +177,7 @@ impl World {
     }
 
     /// Drops a reservation that stays mapped, and stays in the books.
-    fn leave_behind(&mut self, reservation: Reservation<Kernel>, pages: &[Page]) {
+    fn leave_behind(&mut self, reservation: Reservation<S::Os>, pages: &[Page]) {
         for page in pages {
             self.left_behind[page.state as usize] += self.page_size() as u64;
         }
@@ -243,7 +242,7 @@ impl World {
     }
 
     /// Runs an operation that makes `step` of each page of a part.
-    fn run(&mut self, part: Part, executes: bool, step: Step, operate: Operate) {
+    fn run(&mut self, part: Part, executes: bool, step: Step, operate: Operate<S::Os>) {
         let (which, at, end) = self.part(part);
         let page_size = self.page_size();
         let entry = &mut self.entries[which];
@@ -392,7 +391,7 @@ impl World {
             true => assert!(mapped >= expected, "memory went away"),
             false => assert_eq!(mapped, expected, "memory leaked, or went away"),
         }
-        assert_eq!(self.kernel.open_files(), 0);
+        assert_eq!(S::open_files(&self.kernel), 0);
     }
 
     fn check_states(&self) {

@@ -1,0 +1,389 @@
+//! The rules of FreeBSD: seen on 15-CURRENT amd64 where nothing else is named.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::vec::Vec;
+
+use super::bsd::{
+    self, ADVICE_WITHOUT_EFFECT, EACCES, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, outward, protection,
+};
+use super::machine::Machine;
+use super::mappings::Attributes;
+use super::settings::Overcommit;
+use super::{Simulated, System};
+use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON, RLIMIT_AS};
+use crate::os::freebsd::{
+    INHERIT_ZERO, KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_ALIGNED_SUPER, MAP_EXCL,
+    MAP_NOCORE, RLIMIT_SWAP,
+};
+use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE, PROT_NONE};
+use crate::{Errno, Inheritance, Protection};
+
+/// The rules of FreeBSD.
+#[derive(Clone, Copy, Debug)]
+pub struct FreeBsd;
+
+const MAP_GUARD: i32 = 0x2000;
+const ALIGNMENT: i32 = 0xff << 24;
+/// HASSEMAPHORE, STACK, NOSYNC, PREFAULT_READ, 32BIT: <sys/mman.h>.
+const WITHOUT_EFFECT: i32 = 0x200 | 0x400 | 0x800 | 0x4_0000 | 0x8_0000;
+const EOPNOTSUPP: Errno = Errno(45);
+/// MADV_NOSYNC, MADV_AUTOSYNC, MADV_PROTECT (as root).
+const OTHER_ADVICE: [i32; 3] = [6, 7, 10];
+/// `MINCORE_INCORE`, and with it referenced and modified, here and elsewhere.
+const INCORE: u8 = 1;
+const INCORE_IN_USE: u8 = 0x1f;
+
+/// The addresses of programs: page 0 is not theirs.
+const USER: Range<usize> = 0x1000..1 << 47;
+
+/// The bytes of swap that can be promised, where that is enforced.
+fn swap(machine: &Machine) -> Option<u64> {
+    match machine.settings.overcommit {
+        Overcommit::Never { limit } => Some(limit),
+        _ => None,
+    }
+}
+
+/// `vm.overcommit`: tuning(7).
+fn overcommit(machine: &Machine) -> u32 {
+    let enforces_limit = machine.settings.swap_limit != u64::MAX;
+    u32::from(swap(machine).is_some()) | u32::from(enforces_limit) << 1
+}
+
+/// Whether so much more may be promised: `swap_reserve_by_cred` (vm/swap_pager.c; the limit is
+/// compared in bytes, as in 10.4).
+fn enough_swap(machine: &Machine, more: usize) -> bool {
+    let charged = (machine.mappings.totals().charged + more) as u64;
+    charged <= swap(machine).unwrap_or(u64::MAX) && charged <= machine.settings.swap_limit
+}
+
+/// `ki_size`, which `RLIMIT_AS` is held against: guards are not in it.
+fn size(machine: &Machine) -> usize {
+    let totals = machine.mappings.totals();
+    totals.mapped - totals.guards
+}
+
+/// Where `MAP_ALIGNED(n)`, `MAP_ALIGNED_SUPER` and a hint put a mapping.
+fn place(machine: &mut Machine, hint: usize, len: usize, flags: i32) -> Result<usize, Errno> {
+    let page = machine.page_size();
+    let superpage = machine.settings.huge_page_size.filter(|&size| len >= size);
+    let align = match flags & ALIGNMENT {
+        0 => page,
+        // Less than a superpage is not aligned.
+        MAP_ALIGNED_SUPER => superpage.unwrap_or(page),
+        flags => match 1usize.checked_shl(flags as u32 >> 24) {
+            // 2 and 11 are invalid, 47 and more find no place.
+            Some(align) if align < page => return Err(EINVAL),
+            Some(align) if align < 1 << 47 => align,
+            _ => return Err(ENOMEM),
+        },
+    };
+    let hint = machine.round_up(hint).ok_or(ENOMEM)?;
+    if hint == 0 || machine.settings.aslr {
+        // With kern.elf64.aslr.enable a hint is not honoured, free as it may be.
+        return machine.place(len, align).ok_or(ENOMEM);
+    }
+    // Without, the hint is honoured exactly, or the next place above it is taken.
+    let place = machine.place_above(hint, len, align);
+    place.or_else(|| machine.place(len, align)).ok_or(ENOMEM)
+}
+
+impl System for FreeBsd {
+    const KERNEL: Kernel = Kernel::FreeBsd;
+
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        // PROT_MAX: what is asked for beyond it in the same call is refused with this.
+        let (bits, asked) = (bits & !(PROT_ALL << 16), bits >> 16 & PROT_ALL);
+        if asked != 0 && bits & PROT_ALL & !asked != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        // An empty range; a bit of protection, or a flag, that nobody knows.
+        let known = MAP_SHARED
+            | MAP_PRIVATE
+            | MAP_FIXED
+            | MAP_ANON
+            | MAP_GUARD
+            | MAP_EXCL
+            | MAP_NOCORE
+            | WITHOUT_EFFECT
+            | ALIGNMENT;
+        if len == 0 || bits & !PROT_ALL != 0 || flags & !known != 0 {
+            return Err(EINVAL);
+        }
+        // Shared and private; "do not replace" where nothing could be.
+        let both = MAP_SHARED | MAP_PRIVATE;
+        if flags & both == both || flags & (MAP_EXCL | MAP_FIXED) == MAP_EXCL {
+            return Err(EINVAL);
+        }
+        let guard = flags & MAP_GUARD != 0;
+        // A guard allows nothing and is neither private nor anonymous.
+        if guard && (bits != PROT_NONE || flags & (both | MAP_ANON) != 0) {
+            return Err(EINVAL);
+        }
+        // -1, -4096 and 1 << 63 are more than there is.
+        let len = machine.round_up(len).ok_or(ENOMEM)?;
+        let fixed = flags & MAP_FIXED != 0;
+        if fixed {
+            let end = address.checked_add(len).ok_or(EINVAL)?;
+            // Unaligned, or outside the addresses of programs. An alignment that is asked for
+            // besides is not looked at.
+            if !machine.is_aligned(address) || !bsd::is_user(machine, &(address..end), &USER) {
+                return Err(EINVAL);
+            }
+        }
+        // Nothing, a guard, what is only read and what is shared: all count, and a fixed mapping
+        // counts again in full. What was there is still there.
+        if (size(machine) + len) as u64 > machine.settings.address_space_limit {
+            return Err(ENOMEM);
+        }
+        let start = if fixed { address } else { place(machine, address, len, flags)? };
+        let range = start..start + len;
+        // A taken address, a guard's too, is told like exhaustion. What lies outside the space of
+        // the simulated process is taken.
+        let space = machine.space();
+        let outside = range.start < space.start || range.end > space.end;
+        if outside || flags & MAP_EXCL != 0 && !machine.can_map(&range) {
+            return Err(ENOMEM);
+        }
+        machine.own("a fixed mapping", &range);
+        let mut attributes = match guard {
+            true => Attributes { guard, ..Attributes::new(Protection::NoAccess) },
+            false => bsd::attributes(machine, "FreeBSD", bits, flags),
+        };
+        attributes.dumped = flags & MAP_NOCORE == 0;
+        // vm.imply_prot_max: what is mapped with something never allows more.
+        attributes.maximum = match asked {
+            0 if machine.settings.imply_prot_max && bits != PROT_NONE => bits,
+            0 => PROT_ALL,
+            asked => asked,
+        };
+        // What can be written to is charged with its length; what can only be read is not.
+        attributes.charged = attributes.writable();
+        attributes.object = machine.object();
+        let charge = if attributes.charged { len } else { 0 };
+        machine.replace(range.clone(), |machine| {
+            let starved = fixed && core::mem::take(&mut machine.starve_replacement);
+            // Refused by swap accounting, and that is not ENOMEM: what was there is gone.
+            match !starved && enough_swap(machine, charge) {
+                true => Ok(attributes),
+                false => Err(EINVAL),
+            }
+        })?;
+        Ok(machine.pointer(start))
+    }
+
+    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+        // An empty range; page 0, the kernel's addresses, past the end. Outward otherwise.
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        if len == 0 || !bsd::is_user(machine, &range, &USER) {
+            return Err(EINVAL);
+        }
+        machine.own("munmap", &range);
+        // Holes are no error.
+        machine.unmap(range);
+        Ok(())
+    }
+
+    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+        let (bits, asked) = (bits & !(PROT_ALL << 16), bits >> 16 & PROT_ALL);
+        if bits & !PROT_ALL != 0 {
+            return Err(EINVAL);
+        }
+        if asked != 0 && bits & !asked != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        machine.own("mprotect", &range);
+        // Holes are passed over, and a guard is: no error, no effect.
+        let mut parts = machine.mappings.inside(range.clone());
+        parts.retain(|part| !part.attributes.guard);
+        // More than the maximum, or raising that: looked at before anything changes
+        // (vm/vm_map.c, `vm_map_protect`).
+        if parts.iter().any(|part| (bits | asked) & !part.attributes.maximum != 0) {
+            return Err(EACCES);
+        }
+        let to = protection(bits);
+        for part in &parts {
+            let already =
+                machine.mappings.at(part.start).is_none_or(|part| part.attributes.charged);
+            if to != Protection::ReadWrite || already {
+                continue;
+            }
+            // The first byte that becomes writable charges all that was mapped together with it,
+            // and nothing but munmap gives that back.
+            let object = part.attributes.object;
+            let together: Vec<_> = machine
+                .mappings
+                .iter()
+                .filter(|part| part.attributes.object == object && !part.attributes.charged)
+                .cloned()
+                .collect();
+            if !enough_swap(machine, together.iter().map(|part| part.len()).sum()) {
+                return Err(ENOMEM);
+            }
+            for part in together {
+                let attributes = Attributes { charged: true, ..part.attributes.clone() };
+                bsd::change(machine, &part, attributes);
+            }
+        }
+        // Charging has changed what the parts are.
+        for part in machine.mappings.inside(range) {
+            if part.attributes.guard {
+                continue;
+            }
+            let mut attributes = Attributes { protection: to, ..part.attributes.clone() };
+            if asked != 0 {
+                attributes.maximum = asked;
+            }
+            bsd::change(machine, &part, attributes);
+        }
+        Ok(())
+    }
+
+    fn madvise(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        advice: i32,
+    ) -> Result<(), Errno> {
+        let known = ADVICE_WITHOUT_EFFECT.contains(&advice)
+            || [MADV_FREE, MADV_NOCORE, MADV_CORE].contains(&advice)
+            || OTHER_ADVICE.contains(&advice);
+        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
+        // An empty range is advised of nothing, wherever it begins.
+        if len == 0 {
+            return Ok(());
+        }
+        machine.own("madvise", &range);
+        // Holes, and ranges with nothing mapped, are passed over.
+        for part in machine.mappings.inside(range) {
+            match advice {
+                // Lazy, whatever the pages allow; wired ones keep their contents.
+                MADV_FREE if !part.attributes.locked => machine.discard_lazily(&part),
+                MADV_NOCORE | MADV_CORE => {
+                    let dumped = advice == MADV_CORE;
+                    let attributes = Attributes { dumped, ..part.attributes.clone() };
+                    bsd::change(machine, &part, attributes);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
+        let range = outward(machine, address, len).ok_or(ENOMEM)?;
+        if len == 0 {
+            return Ok(());
+        }
+        // What allows nothing cannot be wired; a hole; RLIMIT_MEMLOCK, for root too.
+        let refused = |attributes: &Attributes| attributes.protection == Protection::NoAccess;
+        let parts = machine.mappings.inside(range.clone());
+        if !bsd::is_mapped(machine, &range)
+            || locked && parts.iter().any(|part| refused(&part.attributes))
+            || locked && !bsd::may_wire(machine, &range)
+        {
+            return Err(ENOMEM);
+        }
+        bsd::wire(machine, range, locked);
+        Ok(())
+    }
+
+    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+        match resource {
+            RLIMIT_AS => Ok(machine.settings.address_space_limit),
+            RLIMIT_SWAP => Ok(machine.settings.swap_limit),
+            _ => bsd::resource_limit(machine, resource).ok_or(EINVAL),
+        }
+    }
+}
+
+impl Mincore for Simulated<FreeBsd> {
+    fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
+        let machine = &*self.call();
+        let range = outward(machine, address.addr(), len).ok_or(ENOMEM)?;
+        // A hole.
+        if !bsd::is_mapped(machine, &range) {
+            return Err(ENOMEM);
+        }
+        let start = range.start;
+        residency[..range.len() / machine.page_size()].fill(0);
+        for page in machine.resident_pages(range) {
+            let allowed = machine.mappings.at(page).map(|mapping| mapping.attributes.protection);
+            // vm.mincore_mapped=1, the default: what no page table has is not told.
+            residency[(page - start) / machine.page_size()] = match allowed {
+                Some(Protection::NoAccess) | None => 0,
+                _ if machine.is_freed(page) => INCORE,
+                _ => INCORE_IN_USE,
+            };
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl Minherit for Simulated<FreeBsd> {
+    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
+        let machine = &mut *self.call();
+        let inheritance = match inherit {
+            INHERIT_ZERO => Some(Inheritance::Zeros),
+            number => bsd::inheritance(number),
+        };
+        let inheritance = inheritance.ok_or(EINVAL)?;
+        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
+        bsd::inherit(machine, range, inheritance);
+        Ok(())
+    }
+}
+
+impl Sysctl for Simulated<FreeBsd> {
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        let machine = &*self.call();
+        if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS] {
+            return Err(ENOENT);
+        }
+        // struct kinfo_proc: ki_size at 256 in bytes, ki_rssize at 264 in pages.
+        let size = (size(machine) as u64).to_ne_bytes();
+        let resident = (bsd::resident_pages(machine) as u64).to_ne_bytes();
+        bsd::answer(value, 1088, &[(256, &size), (264, &resident)])
+    }
+
+    fn process_id(&self) -> i32 {
+        PROCESS
+    }
+}
+
+impl SysctlByName for Simulated<FreeBsd> {
+    fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        const MEMORY: u64 = 1_060_610_048;
+        let machine = &*self.call();
+        let superpage = machine.settings.huge_page_size;
+        let page = machine.page_size();
+        let four = |number: u32, value| bsd::answer(value, 4, &[(0, &number.to_ne_bytes())]);
+        let eight = |number: u64, value| bsd::answer(value, 8, &[(0, &number.to_ne_bytes())]);
+        match name.to_bytes() {
+            b"vm.overcommit" => four(overcommit(machine), value),
+            b"vm.swap_total" => eight(swap(machine).unwrap_or(0), value),
+            b"vm.swap_reserved" => eight(machine.mappings.totals().charged as u64, value),
+            b"vm.pmap.pg_ps_enabled" => four(superpage.is_some().into(), value),
+            b"hw.physmem" | b"hw.usermem" => eight(MEMORY, value),
+            b"hw.pagesize" => four(page as u32, value),
+            b"hw.pagesizes" => {
+                // Three numbers; zeros where there are no superpages (hw.pagesizes is
+                // `pagesizes[]` of the machine: read in kern/kern_mib.c).
+                let sizes =
+                    [page, superpage.unwrap_or(0), 0].map(|size| (size as u64).to_ne_bytes());
+                bsd::answer(value, 24, &[(0, &sizes[0]), (8, &sizes[1]), (16, &sizes[2])])
+            }
+            _ => Err(ENOENT),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The rules of OpenBSD: seen on 7.6 amd64 where nothing else is named.
+
+use std::ops::Range;
+
+use super::bsd::{
+    self, ADVICE_WITHOUT_EFFECT, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, outward,
+    protection,
+};
+use super::machine::Machine;
+use super::mappings::{Attributes, Mapping};
+use super::{Simulated, System};
+use crate::calls::{Kernel, Minherit, Sysctl};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
+use crate::os::openbsd::{KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE};
+use crate::os::unix::{
+    EINVAL, ENOMEM, EPERM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_WRITE,
+};
+use crate::{Errno, Inheritance, Protection};
+
+/// The rules of OpenBSD.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenBsd;
+
+const ENOTSUP: Errno = Errno(91);
+/// `MAP_FLAGMASK` of <sys/mman.h>: 0x100 is let pass, 0x10000 is not.
+const FLAGS: i32 = 0xfff7;
+
+/// The addresses of programs: page 0 is not theirs; up to `VM_MAXUSER_ADDRESS` (amd64 vmparam.h).
+const USER: Range<usize> = 0x1000..0x7f7f_ffff_c000;
+
+/// Whether so much more that allows anything stays below `RLIMIT_DATA`.
+fn fits(machine: &Machine, more: usize) -> bool {
+    let used = machine.mappings.totals().accessible;
+    (used + more) as u64 <= machine.settings.data_limit
+}
+
+impl System for OpenBsd {
+    const KERNEL: Kernel = Kernel::OpenBsd;
+
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        // A bit of protection, or a flag, that nobody knows.
+        if bits & !PROT_ALL != 0 || flags & !FLAGS != 0 {
+            return Err(EINVAL);
+        }
+        // Shared and private; "do not replace" where nothing could be.
+        let both = MAP_SHARED | MAP_PRIVATE;
+        if flags & both == both || flags & (MAP_NOREPLACE | MAP_FIXED) == MAP_NOREPLACE {
+            return Err(EINVAL);
+        }
+        // No page is writable and executable.
+        if bits & (PROT_WRITE | PROT_EXEC) == PROT_WRITE | PROT_EXEC {
+            return Err(ENOTSUP);
+        }
+        // An empty range, and one that rounds up past the end of all numbers.
+        let len = machine.round_up(len).filter(|&len| len != 0).ok_or(EINVAL)?;
+        let fixed = flags & MAP_FIXED != 0;
+        if fixed {
+            let end = address.checked_add(len).ok_or(EINVAL)?;
+            // Unaligned, or outside the addresses of programs.
+            if !machine.is_aligned(address) || !bsd::is_user(machine, &(address..end), &USER) {
+                return Err(EINVAL);
+            }
+        } else if address >= USER.end && !machine.space().contains(&address) {
+            // A hint among the kernel's addresses.
+            return Err(ENOMEM);
+        }
+        // RLIMIT_DATA counts what allows anything, private or shared, and counts again what is
+        // replaced. It is looked at first, so what was there is still there.
+        if bits != PROT_NONE && !fits(machine, len) {
+            return Err(ENOMEM);
+        }
+        let page = machine.page_size();
+        let start = match (fixed, machine.round_up(address).ok_or(ENOMEM)?) {
+            (true, _) => address,
+            (false, 0) => machine.place(len, page).ok_or(ENOMEM)?,
+            // The hint if it is free, or the next place above it.
+            (false, hint) => {
+                let place = machine.place_above(hint, len, page);
+                place.or_else(|| machine.place(len, page)).ok_or(ENOMEM)?
+            }
+        };
+        let range = start..start + len;
+        // A taken address is told like exhaustion. What lies outside the space of the simulated
+        // process is taken.
+        let space = machine.space();
+        let outside = range.start < space.start || range.end > space.end;
+        if outside || flags & MAP_NOREPLACE != 0 && !machine.can_map(&range) {
+            return Err(ENOMEM);
+        }
+        // What a mapping needs is allocated before anything is removed (uvm/uvm_map.c,
+        // `uvm_mapanon`).
+        if fixed && core::mem::take(&mut machine.starve_replacement) {
+            return Err(ENOMEM);
+        }
+        machine.own("a fixed mapping", &range);
+        let mut attributes = bsd::attributes(machine, "OpenBSD", bits, flags);
+        attributes.dumped = flags & MAP_CONCEAL == 0;
+        machine.replace(range, |_| Ok(attributes))?;
+        Ok(machine.pointer(start))
+    }
+
+    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+        // An empty range is no error if it is aligned.
+        if len == 0 {
+            return if machine.is_aligned(address) { Ok(()) } else { Err(EINVAL) };
+        }
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        // A hole is one, before anything is removed (uvm/uvm_mmap.c, `sys_munmap`).
+        if !bsd::is_user(machine, &range, &USER) || !bsd::is_mapped(machine, &range) {
+            return Err(EINVAL);
+        }
+        machine.own("munmap", &range);
+        machine.unmap(range);
+        Ok(())
+    }
+
+    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+        if bits & !PROT_ALL != 0 {
+            return Err(EINVAL);
+        }
+        if bits & (PROT_WRITE | PROT_EXEC) == PROT_WRITE | PROT_EXEC {
+            return Err(ENOTSUP);
+        }
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        machine.own("mprotect", &range);
+        // Holes are passed over.
+        let parts = machine.mappings.inside(range);
+        let protection = protection(bits);
+        // What comes to allow anything is counted; refused, all of it stays as it was.
+        let closed = |part: &&Mapping| part.attributes.protection == Protection::NoAccess;
+        let more = parts.iter().filter(closed).map(Mapping::len).sum();
+        if bits != PROT_NONE && !fits(machine, more) {
+            return Err(ENOMEM);
+        }
+        for part in parts {
+            let attributes = Attributes { protection, ..part.attributes.clone() };
+            bsd::change(machine, &part, attributes);
+        }
+        Ok(())
+    }
+
+    fn madvise(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        advice: i32,
+    ) -> Result<(), Errno> {
+        // 5 and 8 are invalid.
+        let known = ADVICE_WITHOUT_EFFECT.contains(&advice) || advice == MADV_FREE;
+        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
+        if len == 0 {
+            return Ok(());
+        }
+        machine.own("madvise", &range);
+        // A hole, before anything is done.
+        if !bsd::is_mapped(machine, &range) {
+            return Err(EFAULT);
+        }
+        if advice == MADV_FREE {
+            // At once, whatever the pages allow; wired ones keep their contents.
+            let mut parts = machine.mappings.inside(range);
+            parts.retain(|part| !part.attributes.locked);
+            parts.iter().for_each(|part| machine.discard(part));
+        }
+        Ok(())
+    }
+
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        if len == 0 {
+            return Ok(());
+        }
+        // A hole; what allows nothing can be wired, what is not wired unwired.
+        if !bsd::is_mapped(machine, &range) {
+            return Err(ENOMEM);
+        }
+        // RLIMIT_MEMLOCK, for root too.
+        if locked && !bsd::may_wire(machine, &range) {
+            return Err(EAGAIN);
+        }
+        bsd::wire(machine, range, locked);
+        Ok(())
+    }
+
+    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+        // There is no RLIMIT_AS.
+        bsd::resource_limit(machine, resource).ok_or(EINVAL)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl Minherit for Simulated<OpenBsd> {
+    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
+        let machine = &mut *self.call();
+        let inheritance = match inherit {
+            MAP_INHERIT_ZERO => Some(Inheritance::Zeros),
+            number => bsd::inheritance(number),
+        };
+        let inheritance = inheritance.ok_or(EINVAL)?;
+        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
+        let parts = machine.mappings.inside(range.clone());
+        // Only what can be written to can become zeros.
+        if inheritance == Inheritance::Zeros && !parts.iter().all(|part| part.attributes.writable())
+        {
+            return Err(EPERM);
+        }
+        bsd::inherit(machine, range, inheritance);
+        Ok(())
+    }
+}
+
+impl Sysctl for Simulated<OpenBsd> {
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        const LEN: usize = 648;
+        let machine = &*self.call();
+        if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS, LEN as i32, 1] {
+            return Err(ENOENT);
+        }
+        // struct kinfo_proc: p_vm_rssize at 384 and p_vm_dsize at 392, in pages (<sys/sysctl.h>).
+        let resident = bsd::resident_pages(machine) as u32;
+        let data = (machine.mappings.totals().accessible / machine.page_size()) as u32;
+        bsd::answer(value, LEN, &[(384, &resident.to_ne_bytes()), (392, &data.to_ne_bytes())])
+    }
+
+    fn process_id(&self) -> i32 {
+        PROCESS
+    }
+}

@@ -1,0 +1,94 @@
+//! What the model must know of each system.
+
+use sysmem::os::{Os, freebsd, linux, netbsd, openbsd};
+use sysmem::sim::{self, Faulty, Overcommit, Settings, Simulated};
+
+pub trait System: sim::System {
+    /// The backend on the simulated kernel.
+    type Os: Os + Clone + 'static;
+
+    /// Kernels with and without each feature that the backend looks for.
+    const VERSIONS: &'static [(u32, u32)] = &[(1, 0)];
+
+    /// How many cases a property is tried on.
+    const CASES: u32 = 200;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os;
+
+    /// Whether promises of memory are refused, and the backend is to keep Reserved pages out of
+    /// them.
+    fn is_strict(settings: &Settings) -> bool {
+        matches!(settings.overcommit, Overcommit::Never { .. })
+    }
+
+    /// Whether pages that are wired can be given back in every way.
+    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
+        true
+    }
+
+    /// Files that the backend has forgotten to close.
+    fn open_files(_kernel: &Simulated<Self>) -> usize {
+        0
+    }
+}
+
+impl System for sim::Linux {
+    type Os = linux::Linux<Faulty<Simulated>>;
+    const VERSIONS: &'static [(u32, u32)] =
+        &[(4, 4), (4, 9), (4, 18), (5, 12), (6, 5), (6, 12), (6, 18)];
+    const CASES: u32 = 400;
+
+    fn os(kernel: Faulty<Simulated>) -> Self::Os {
+        linux::Linux::new(kernel)
+    }
+
+    fn is_strict(settings: &Settings) -> bool {
+        matches!(settings.overcommit, Overcommit::Never { .. }) && settings.proc_mounted
+    }
+
+    fn gives_locked_memory_back(version: (u32, u32)) -> bool {
+        // MADV_DONTNEED_LOCKED; for what came before, see tests/limits.rs.
+        version >= (5, 18)
+    }
+
+    fn open_files(kernel: &Simulated) -> usize {
+        kernel.open_files()
+    }
+}
+
+impl System for sim::FreeBsd {
+    type Os = freebsd::FreeBsd<Faulty<Simulated<Self>>>;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        freebsd::FreeBsd::new(kernel)
+    }
+}
+
+impl System for sim::NetBsd {
+    type Os = netbsd::NetBsd<Faulty<Simulated<Self>>>;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        netbsd::NetBsd::new(kernel)
+    }
+
+    fn is_strict(_settings: &Settings) -> bool {
+        false
+    }
+
+    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
+        // MADV_FREE answers EBUSY, which the backend passes on.
+        false
+    }
+}
+
+impl System for sim::OpenBsd {
+    type Os = openbsd::OpenBsd<Faulty<Simulated<Self>>>;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        openbsd::OpenBsd::new(kernel)
+    }
+
+    fn is_strict(_settings: &Settings) -> bool {
+        false
+    }
+}
