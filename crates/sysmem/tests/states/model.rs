@@ -52,6 +52,8 @@ pub struct World<S: System> {
     left_behind: [u64; 3],
     /// Failures are injected: refusals that the model does not know of may happen.
     injecting: bool,
+    /// Nothing but limits refuses, and what is said to be lost is.
+    honest: bool,
     munmap_refused: Arc<AtomicBool>,
 }
 
@@ -75,6 +77,7 @@ impl<S: System> World<S> {
             stamp: 0,
             left_behind: [0; 3],
             injecting: false,
+            honest: S::TELLS_A_HOLE,
             munmap_refused: Arc::default(),
         }
     }
@@ -88,6 +91,7 @@ impl<S: System> World<S> {
     /// Fails some calls in a row, counted from now.
     pub fn inject(&mut self, calls: Range<usize>, errno: Errno) {
         self.injecting = true;
+        self.honest = false;
         let munmap_refused = self.munmap_refused.clone();
         self.faulty.fail_when(move |index, call| {
             let fail = calls.contains(&index);
@@ -311,7 +315,17 @@ impl<S: System> World<S> {
             (Err(expected), Ok(())) => panic!("{expected:?} was not refused"),
             (Ok(pages), Err(error)) => {
                 assert!(self.injecting, "{error}");
-                entry.lost |= error.kind() == ErrorKind::Lost;
+                if error.kind() == ErrorKind::Lost {
+                    entry.lost = true;
+                    let start = entry.reservation.as_mut_ptr().addr();
+                    let page_size = self.os.page_size();
+                    let is_as_it_was = |index: usize| {
+                        let found = self.kernel.protection_at(start + index * page_size);
+                        found == Some(entry.pages[index].protection)
+                    };
+                    let all = touched.clone().all(is_as_it_was);
+                    assert!(!self.honest || !all, "nothing is lost: {error}");
+                }
                 // Some pages may be done, others not; each is what the reservation says, and that
                 // is one of the two. Forfeit contents may be gone from either.
                 let page_size = self.os.page_size();

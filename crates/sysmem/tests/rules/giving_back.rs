@@ -1,0 +1,233 @@
+use super::process::{ANON, DONTNEED, NONE, PAGE, Process, READ, RW, SHARED};
+use super::{Row, plain};
+
+fn advised(process: &dyn Process, at: usize, len: usize, npages: usize, advice: i32) -> Vec<i64> {
+    let answer = process.madvise(at, len, advice);
+    [vec![answer], process.contents(at & !(PAGE - 1), npages)].concat()
+}
+
+/// Pages with these bits after they were touched, and what advice on them makes of them.
+fn closed(process: &dyn Process, bits: i32, advice: i32) -> Vec<i64> {
+    let start = process.touched(1);
+    process.mprotect(start, PAGE, bits);
+    let answer = process.madvise(start, PAGE, advice);
+    process.mprotect(start, PAGE, RW);
+    vec![answer, process.read(start)]
+}
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        question: "3a: MADV_FREE of touched pages, not under pressure; a write after it",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(2);
+            let mut answers = advised(process, start, 2 * PAGE, 2, process.free_advice());
+            process.write(start, 9);
+            answers.push(process.read(start));
+            answers
+        },
+        freebsd: &[0, 7, 7, 9],
+        openbsd: &[0, 0, 0, 9],
+        netbsd: &[0, 0, 0, 9],
+    },
+    Row {
+        question: "3a: mincore before it, after it, after a write",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(1);
+            let before = process.mincore(start, 1);
+            process.madvise(start, PAGE, process.free_advice());
+            let after = process.mincore(start, 1);
+            process.write(start, 9);
+            [before, after, process.mincore(start, 1)].concat()
+        },
+        freebsd: &[0x1f, 1, 0x1f],
+        openbsd: &[],
+        netbsd: &[1, 0, 1],
+    },
+    Row {
+        question: "3b: MADV_FREE through NONE, through read-only: contents",
+        settings: plain,
+        ask: |process| {
+            let advice = process.free_advice();
+            [closed(process, NONE, advice), closed(process, READ, advice)].concat()
+        },
+        freebsd: &[0, 7, 0, 7],
+        openbsd: &[0, 0, 0, 0],
+        netbsd: &[0, 0, 0, 0],
+    },
+    Row {
+        question: "3c: MADV_FREE of untouched RW, untouched NONE",
+        settings: plain,
+        ask: |process| {
+            [RW, NONE]
+                .map(|bits| process.madvise(process.map(2, bits), PAGE, process.free_advice()))
+                .into()
+        },
+        freebsd: &[0, 0],
+        openbsd: &[0, 0],
+        netbsd: &[0, 0],
+    },
+    Row {
+        question: "3d: MADV_FREE over a hole; of what is not mapped at all",
+        settings: plain,
+        ask: |process| {
+            let start = process.with_hole(3);
+            let mut answers = advised(process, start, 3 * PAGE, 3, process.free_advice());
+            answers.push(process.madvise(process.free_place(), PAGE, process.free_advice()));
+            answers
+        },
+        freebsd: &[0, 7, -1, 7, 0],
+        openbsd: &[14, 7, -1, 7, 14],
+        netbsd: &[14, 7, -1, 7, 14],
+    },
+    Row {
+        question: "3e: MADV_FREE from an unaligned address (two pages), of 1 byte, of 4097",
+        settings: plain,
+        ask: |process| {
+            let free = process.free_advice();
+            [(1, PAGE), (0, 1), (0, PAGE + 1)]
+                .map(|(offset, len)| {
+                    let start = process.touched(3);
+                    advised(process, start + offset, len, 3, free)
+                })
+                .concat()
+        },
+        freebsd: &[0, 7, 7, 7, 0, 7, 7, 7, 0, 7, 7, 7],
+        openbsd: &[0, 0, 0, 7, 0, 0, 7, 7, 0, 0, 0, 7],
+        netbsd: &[0, 0, 0, 7, 0, 0, 7, 7, 0, 0, 0, 7],
+    },
+    Row {
+        question: "3e: the same by mincore",
+        settings: plain,
+        ask: |process| {
+            [(1, PAGE), (0, 1), (0, PAGE + 1)]
+                .map(|(offset, len)| {
+                    let start = process.touched(3);
+                    process.madvise(start + offset, len, process.free_advice());
+                    process.mincore(start, 3)
+                })
+                .concat()
+        },
+        freebsd: &[1, 1, 0x1f, 1, 0x1f, 0x1f, 1, 1, 0x1f],
+        openbsd: &[],
+        netbsd: &[0, 0, 1, 0, 1, 1, 0, 0, 1],
+    },
+    Row {
+        question: "3f: MADV_FREE of nothing",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(1);
+            advised(process, start, 0, 1, process.free_advice())
+        },
+        freebsd: &[0, 7],
+        openbsd: &[0, 7],
+        netbsd: &[0, 7],
+    },
+    Row {
+        question: "3g: MADV_FREE of shared memory",
+        settings: plain,
+        ask: |process| {
+            let start = process.mmap(0, PAGE, RW, SHARED).unwrap();
+            process.write(start, 7);
+            advised(process, start, PAGE, 1, process.free_advice())
+        },
+        freebsd: &[0, 7],
+        openbsd: &[0, 0],
+        netbsd: &[0, 0],
+    },
+    Row {
+        question: "3h: MADV_FREE of wired memory; with pages beside it that are not",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(2);
+            assert_eq!(process.lock(start, PAGE, true), 0);
+            advised(process, start, PAGE, 1, process.free_advice())
+        },
+        freebsd: &[0, 7],
+        openbsd: &[0, 7],
+        netbsd: &[16, 7],
+    },
+    Row {
+        question: "4a: MADV_DONTNEED of touched pages: contents",
+        settings: plain,
+        ask: |process| advised(process, process.touched(2), 2 * PAGE, 2, DONTNEED),
+        freebsd: &[0, 7, 7],
+        openbsd: &[0, 7, 7],
+        netbsd: &[0, 7, 7],
+    },
+    Row {
+        question: "4b: MADV_DONTNEED through NONE, read-only; untouched; shared; wired",
+        settings: plain,
+        ask: |process| {
+            let mut answers = closed(process, NONE, DONTNEED);
+            answers.extend(closed(process, READ, DONTNEED));
+            answers.extend(advised(process, process.map(1, RW), PAGE, 1, DONTNEED));
+            let shared = process.mmap(0, PAGE, RW, SHARED).unwrap();
+            process.write(shared, 7);
+            answers.extend(advised(process, shared, PAGE, 1, DONTNEED));
+            let wired = process.touched(1);
+            process.lock(wired, PAGE, true);
+            answers.extend(advised(process, wired, PAGE, 1, DONTNEED));
+            answers
+        },
+        freebsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+        openbsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+        netbsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+    },
+    Row {
+        question: "4c: MADV_DONTNEED over a hole; unmapped; unaligned; of nothing",
+        settings: plain,
+        ask: |process| {
+            let (hole, start) = (process.with_hole(3), process.touched(2));
+            vec![
+                process.madvise(hole, 3 * PAGE, DONTNEED),
+                process.madvise(process.free_place(), PAGE, DONTNEED),
+                process.madvise(start + 1, PAGE, DONTNEED),
+                process.madvise(start, 0, DONTNEED),
+            ]
+        },
+        freebsd: &[0, 0, 0, 0],
+        openbsd: &[14, 14, 0, 0],
+        netbsd: &[14, 14, 0, 0],
+    },
+    Row {
+        question: "11c: advice 5 where it is no MADV_FREE; 8; 11d: 0, 1, 2, 3; -1",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(1);
+            let mut advice = vec![0, 1, 2, 3, -1];
+            if process.free_advice() == 6 {
+                advice.extend([5, 8]);
+            }
+            advice.into_iter().map(|advice| process.madvise(start, PAGE, advice)).collect()
+        },
+        freebsd: &[0, 0, 0, 0, 22],
+        openbsd: &[0, 0, 0, 0, 22, 22, 22],
+        netbsd: &[0, 0, 0, 0, 22, 22, 22],
+    },
+    Row {
+        question: "11c: MADV_NOCORE and MADV_CORE on NONE and on nothing; MAP_NOCORE; flag 0x8000",
+        settings: plain,
+        ask: |process| {
+            let start = process.map(1, NONE);
+            vec![
+                process.madvise(start, PAGE, 8),
+                process.madvise(process.free_place(), PAGE, 9),
+                process.try_map(0, PAGE, RW, ANON | 0x2_0000),
+                process.try_map(0, PAGE, RW, ANON | 0x8000),
+            ]
+        },
+        freebsd: &[0, 0, 0, 22],
+        openbsd: &[],
+        netbsd: &[],
+    },
+    Row {
+        question: "11c: MAP_CONCEAL, also with NONE",
+        settings: plain,
+        ask: |process| [RW, NONE].map(|bits| process.try_map(0, PAGE, bits, ANON | 0x8000)).into(),
+        freebsd: &[],
+        openbsd: &[0, 0],
+        netbsd: &[],
+    },
+];

@@ -1,0 +1,278 @@
+use std::ffi::CStr;
+
+use sysmem::calls::{Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
+use sysmem::sim::{self, Settings, Simulated, System};
+use sysmem::{Errno, PageRange, Protection};
+
+pub(crate) const PAGE: usize = 4096;
+pub(crate) const NONE: i32 = 0;
+pub(crate) const READ: i32 = 1;
+pub(crate) const RW: i32 = 3;
+pub(crate) const ANON: i32 = 0x1002;
+pub(crate) const SHARED: i32 = 0x1001;
+pub(crate) const FIXED: i32 = 0x10;
+pub(crate) const GUARD: i32 = 0x2000;
+pub(crate) const DONTNEED: i32 = 4;
+
+fn code(result: Result<(), Errno>) -> i64 {
+    result.map_or_else(|errno| errno.0.into(), |()| 0)
+}
+
+/// A process on one of the kernels. Calls answer zero or an error number.
+pub(crate) trait Process {
+    fn name(&self) -> &'static str;
+    /// `MADV_FREE`.
+    fn free_advice(&self) -> i32;
+    /// The flags that map at an address if it is free.
+    fn no_replace(&self) -> i32;
+    fn start(&self) -> usize;
+    /// The address that mmap gives.
+    fn mmap(&self, address: usize, len: usize, bits: i32, flags: i32) -> Result<usize, i64>;
+    fn munmap(&self, address: usize, len: usize) -> i64;
+    fn mprotect(&self, address: usize, len: usize, bits: i32) -> i64;
+    fn madvise(&self, address: usize, len: usize, advice: i32) -> i64;
+    fn minherit(&self, address: usize, len: usize, inherit: i32) -> i64;
+    fn lock(&self, address: usize, len: usize, locked: bool) -> i64;
+    /// The bytes of mincore; an error number alone.
+    fn mincore(&self, address: usize, npages: usize) -> Vec<i64>;
+    /// The byte of the page that holds the address, as a number; -1 where it faults.
+    fn read(&self, address: usize) -> i64;
+    fn write(&self, address: usize, value: u8);
+    /// Bytes charged, as the kernel tells it.
+    fn charged(&self) -> i64;
+    /// Pages of the process, as the kernel tells it.
+    fn size(&self) -> i64;
+    /// What each page allows: 0 nothing, 1 reading, 3 writing too, -1 not mapped.
+    fn protections(&self, address: usize, npages: usize) -> Vec<i64>;
+}
+
+impl dyn Process + '_ {
+    /// Maps pages anywhere.
+    pub(crate) fn map(&self, npages: usize, bits: i32) -> usize {
+        self.mmap(0, npages * PAGE, bits, ANON).unwrap()
+    }
+
+    /// Maps writable pages, and writes 7 to each.
+    pub(crate) fn touched(&self, npages: usize) -> usize {
+        let start = self.map(npages, RW);
+        (0..npages).for_each(|page| self.write(start + page * PAGE, 7));
+        start
+    }
+
+    /// As `touched`, with a hole in the middle.
+    pub(crate) fn with_hole(&self, npages: usize) -> usize {
+        let start = self.touched(npages);
+        assert_eq!(self.munmap(start + npages / 2 * PAGE, PAGE), 0);
+        start
+    }
+
+    /// Zero or the error number of mmap.
+    pub(crate) fn try_map(&self, address: usize, len: usize, bits: i32, flags: i32) -> i64 {
+        self.mmap(address, len, bits, flags).map_or_else(|errno| errno, |_| 0)
+    }
+
+    /// What the pages hold.
+    pub(crate) fn contents(&self, address: usize, npages: usize) -> Vec<i64> {
+        (0..npages).map(|page| self.read(address + page * PAGE)).collect()
+    }
+
+    /// An address that is free, with nothing around.
+    pub(crate) fn free_place(&self) -> usize {
+        self.start() + (8 << 20)
+    }
+}
+
+pub(crate) struct Running<S: Numbers>(Simulated<S>);
+
+impl<S: Numbers> Running<S> {
+    pub(crate) fn new(settings: &Settings) -> Running<S> {
+        Running(Simulated::start(settings.clone()))
+    }
+}
+
+/// What is different about asking each system.
+pub(crate) trait Numbers: System {
+    const NAME: &'static str;
+    const FREE: i32;
+    const NO_REPLACE: i32;
+    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno>;
+    fn charged(_kernel: &Simulated<Self>) -> i64 {
+        0
+    }
+    fn size(kernel: &Simulated<Self>) -> i64;
+    fn inherit(kernel: &Simulated<Self>, range: PageRange, inherit: i32) -> Result<(), Errno>;
+}
+
+fn field<K: Sysctl>(kernel: &K, mib: &[i32], at: usize, len: usize) -> i64 {
+    let mut value = [0; 2048];
+    kernel.sysctl(mib, &mut value).unwrap();
+    let mut number = [0; 8];
+    number[..len].copy_from_slice(&value[at..at + len]);
+    i64::from_le_bytes(number)
+}
+
+fn inherit<K: Minherit>(kernel: &K, range: PageRange, inherit: i32) -> Result<(), Errno> {
+    // SAFETY: the memory is the simulated process's.
+    unsafe { kernel.minherit(range.start, range.len, inherit) }
+}
+
+impl Numbers for sim::FreeBsd {
+    const NAME: &'static str = "FreeBSD";
+    const FREE: i32 = 5;
+    const NO_REPLACE: i32 = FIXED | 0x4000;
+
+    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno> {
+        kernel.mincore(at, residency.len() * PAGE, residency)
+    }
+
+    fn charged(kernel: &Simulated<Self>) -> i64 {
+        const RESERVED: &CStr = c"vm.swap_reserved";
+        let mut value = [0; 8];
+        assert_eq!(kernel.sysctl_by_name(RESERVED, &mut value), Ok(8));
+        i64::from_le_bytes(value)
+    }
+
+    fn size(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 14, 1, kernel.process_id()], 256, 8) / PAGE as i64
+    }
+
+    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
+        inherit(kernel, range, number)
+    }
+}
+
+impl Numbers for sim::OpenBsd {
+    const NAME: &'static str = "OpenBSD";
+    const FREE: i32 = 6;
+    const NO_REPLACE: i32 = FIXED | 0x800;
+
+    fn mincore(_: &Simulated<Self>, _: *mut u8, _: &mut [u8]) -> Result<(), Errno> {
+        panic!("OpenBSD has no mincore")
+    }
+
+    fn size(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 66, 1, kernel.process_id(), 648, 1], 392, 4)
+    }
+
+    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
+        inherit(kernel, range, number)
+    }
+}
+
+impl Numbers for sim::NetBsd {
+    const NAME: &'static str = "NetBSD";
+    const FREE: i32 = 6;
+    const NO_REPLACE: i32 = 0x400;
+
+    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno> {
+        kernel.mincore(at, residency.len() * PAGE, residency)
+    }
+
+    fn size(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 47, 1, kernel.process_id(), 680, 1], 664, 8)
+    }
+
+    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
+        inherit(kernel, range, number)
+    }
+}
+
+impl<S: Numbers> Running<S> {
+    /// The pointer to an address of the process, which has its provenance.
+    fn at(&self, address: usize) -> *mut u8 {
+        std::ptr::with_exposed_provenance_mut(address)
+    }
+
+    fn allows(&self, address: usize) -> i64 {
+        match self.0.protection_at(address) {
+            Some(Protection::NoAccess) => 0,
+            Some(Protection::ReadOnly) => 1,
+            Some(Protection::ReadWrite) => 3,
+            Some(Protection::ReadExecute) => 5,
+            None => -1,
+        }
+    }
+}
+
+// SAFETY of what follows: the memory is the simulated process's, and this test is the process.
+impl<S: Numbers> Process for Running<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn free_advice(&self) -> i32 {
+        S::FREE
+    }
+
+    fn no_replace(&self) -> i32 {
+        S::NO_REPLACE
+    }
+
+    fn start(&self) -> usize {
+        self.0.space().start
+    }
+
+    fn mmap(&self, address: usize, len: usize, bits: i32, flags: i32) -> Result<usize, i64> {
+        // SAFETY: see above.
+        unsafe { self.0.mmap(self.at(address), len, bits, flags) }
+            .map(|start| start.expose_provenance())
+            .map_err(|errno| errno.0.into())
+    }
+
+    fn munmap(&self, address: usize, len: usize) -> i64 {
+        // SAFETY: see above.
+        code(unsafe { self.0.munmap(self.at(address), len) })
+    }
+
+    fn mprotect(&self, address: usize, len: usize, bits: i32) -> i64 {
+        // SAFETY: see above.
+        code(unsafe { self.0.mprotect(self.at(address), len, bits) })
+    }
+
+    fn madvise(&self, address: usize, len: usize, advice: i32) -> i64 {
+        // SAFETY: see above.
+        code(unsafe { self.0.madvise(self.at(address), len, advice) })
+    }
+
+    fn minherit(&self, address: usize, len: usize, inherit: i32) -> i64 {
+        code(S::inherit(&self.0, PageRange::new(self.at(address), len), inherit))
+    }
+
+    fn lock(&self, address: usize, len: usize, locked: bool) -> i64 {
+        code(self.0.lock_memory(PageRange::new(self.at(address), len), locked))
+    }
+
+    fn mincore(&self, address: usize, npages: usize) -> Vec<i64> {
+        let mut residency = vec![0; npages];
+        match S::mincore(&self.0, self.at(address), &mut residency) {
+            Ok(()) => residency.into_iter().map(i64::from).collect(),
+            Err(errno) => vec![errno.0.into()],
+        }
+    }
+
+    fn read(&self, address: usize) -> i64 {
+        match self.allows(address) {
+            -1 | 0 => -1,
+            // SAFETY: readable.
+            _ => unsafe { self.at(address).read_volatile() }.into(),
+        }
+    }
+
+    fn write(&self, address: usize, value: u8) {
+        assert_eq!(self.allows(address), 3);
+        // SAFETY: writable.
+        unsafe { self.at(address).write_volatile(value) };
+    }
+
+    fn charged(&self) -> i64 {
+        S::charged(&self.0)
+    }
+
+    fn size(&self) -> i64 {
+        S::size(&self.0)
+    }
+
+    fn protections(&self, address: usize, npages: usize) -> Vec<i64> {
+        (0..npages).map(|page| self.allows(address + page * PAGE)).collect()
+    }
+}
