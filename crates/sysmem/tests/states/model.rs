@@ -319,9 +319,15 @@ impl<S: System> World<S> {
                     entry.lost = true;
                     let start = entry.reservation.as_mut_ptr().addr();
                     let page_size = self.os.page_size();
+                    let mappings = self.kernel.mappings();
                     let is_as_it_was = |index: usize| {
-                        let found = self.kernel.protection_at(start + index * page_size);
-                        found == Some(entry.pages[index].protection)
+                        let address = start + index * page_size;
+                        let found = mappings
+                            .iter()
+                            .find(|found| (found.start..found.end).contains(&address))
+                            .filter(|found| !found.attributes.foreign);
+                        found.map(|found| found.attributes.protection)
+                            == Some(entry.pages[index].protection)
                     };
                     let all = touched.clone().all(is_as_it_was);
                     assert!(!self.honest || !all, "nothing is lost: {error}");
