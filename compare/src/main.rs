@@ -9,6 +9,7 @@
 
 mod guards;
 mod measure;
+mod os;
 mod programs;
 mod table;
 mod vec;
@@ -22,6 +23,8 @@ enum Measurement {
     Programs(programs::Options),
     /// Guards in populated memory against `mprotect`.
     Guards(guards::Options),
+    /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
+    Os(os::Options),
     /// Pushing bytes: a vector that never moves against `Vec`.
     Vec(vec::Options),
 }
@@ -30,6 +33,7 @@ fn main() {
     let result = match Measurement::parse() {
         Measurement::Programs(options) => programs::run(&options),
         Measurement::Guards(options) => guards::run(&options),
+        Measurement::Os(options) => os::run(&options),
         Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {

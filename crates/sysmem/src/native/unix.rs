@@ -13,6 +13,16 @@ use crate::calls::{Calls, Findings, Kernel as Name, ResourceUsage, Resources, Un
 pub struct Kernel;
 
 static FINDINGS: Findings = Findings::new();
+static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
+
+#[cold]
+#[inline(never)]
+fn ask_page_size() -> usize {
+    // SAFETY: takes no memory.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    PAGE_SIZE.store(size, Relaxed);
+    size
+}
 
 /// Holds constants of a backend against the C library's.
 macro_rules! same {
@@ -69,14 +79,8 @@ unsafe impl Calls for Kernel {
 
     #[inline]
     fn page_size(&self) -> usize {
-        static SIZE: AtomicUsize = AtomicUsize::new(0);
-        match SIZE.load(Relaxed) {
-            0 => {
-                // SAFETY: takes no memory.
-                let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-                SIZE.store(size, Relaxed);
-                size
-            }
+        match PAGE_SIZE.load(Relaxed) {
+            0 => ask_page_size(),
             size => size,
         }
     }

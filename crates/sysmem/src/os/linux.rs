@@ -83,6 +83,7 @@ const fn giving_back(how: GiveBack) -> &'static [i32] {
 /// # Safety
 ///
 /// As for [`UnixCalls::madvise`], with each.
+#[inline]
 unsafe fn advise(kernel: &impl UnixCalls, range: PageRange, advice: &[i32]) -> Result<(), Errno> {
     let mut answer = Err(EINVAL);
     for &advice in advice {
@@ -128,6 +129,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
         policy.inheritance != Inheritance::Share
     }
 
+    #[inline]
     unsafe fn apply_policy(kernel: &K, range: PageRange, policy: Policy) -> Result<(), ErrorKind> {
         if policy.inheritance != Inheritance::Copy {
             // SAFETY: the caller's promise.

@@ -12,7 +12,6 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
 use crate::calls::{Kernel, Mincore, UnixCalls};
-use crate::os::nearest::ADDRESS_END;
 use crate::os::{
     BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
     ReserveOptions, UnusedContract,
@@ -106,6 +105,7 @@ pub trait UnixRules<K: UnixCalls>:
     /// # Safety
     ///
     /// The caller owns the range.
+    #[inline]
     unsafe fn apply_policy(kernel: &K, range: PageRange, policy: Policy) -> Result<(), ErrorKind> {
         if policy.inheritance == Inheritance::Copy {
             return Ok(());
@@ -166,7 +166,8 @@ pub trait UnixRules<K: UnixCalls>:
     /// Which limit refused `len` bytes, if it can be told.
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit>;
 
-    /// Reserves `len` bytes aligned to `align`, close to `hint` unless that is zero.
+    /// Reserves `len` bytes aligned to `align` and a page, close to `hint` unless that is zero.
+    #[inline]
     fn reserve_anywhere(
         os: &Unix<K, Self>,
         hint: usize,
@@ -397,6 +398,7 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
         &self.kernel.findings().registry
     }
 
+    #[inline]
     fn alloc(&self, len: usize) -> Result<NonNull<u8>, Error> {
         let range = PageRange::new(ptr::null_mut(), len);
         range.check(Operation::Alloc, self.kernel.page_size())?;
@@ -406,31 +408,19 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
             .map_err(|errno| self.refused(Operation::Alloc, range, errno))
     }
 
+    // Always: where the options are written down, the compiler sees which way it goes.
+    #[inline(always)]
     fn reserve(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
         let &ReserveOptions { len, align, placement, policy } = options;
-        let page_size = self.kernel.page_size();
-        let address = match placement {
-            Placement::At(address) | Placement::Near { address, .. } => address,
-            _ => 0,
-        };
-        let range = PageRange::new(ptr::without_provenance_mut(address), len);
-        PageRange::new(ptr::null_mut(), len).check(Operation::Reserve, page_size)?;
-        if !align.is_power_of_two() || align > ADDRESS_END {
-            return Err(range.error(Operation::Reserve, ErrorKind::BadAlignment));
+        // What most reservations are is not to pay for the rest.
+        if placement != Placement::Any || align != 1 || policy != Policy::DEFAULT {
+            return self.reserve_specially(options);
         }
-        if !R::supports(policy) {
-            return Err(range.error(Operation::Reserve, ErrorKind::NotSupported));
-        }
-        let fail = |kind| self.failed(Operation::Reserve, range, kind);
-        let start = self.place(options, align.max(page_size)).map_err(fail)?;
-        let placed = PageRange::new(start, len);
-        // SAFETY: just reserved and known to nobody.
-        if let Err(kind) = unsafe { R::apply_policy(&self.kernel, placed, policy) } {
-            // SAFETY: as above.
-            unsafe { self.unmap(start, len) };
-            return Err(fail(kind));
-        }
-        NonNull::new(start).ok_or_else(|| fail(ErrorKind::System(EINVAL)))
+        let range = PageRange::new(ptr::null_mut(), len);
+        range.check(Operation::Reserve, self.kernel.page_size())?;
+        R::reserve_anywhere(self, 0, len, align, policy)
+            .and_then(|start| NonNull::new(start).ok_or(EINVAL))
+            .map_err(|errno| self.refused(Operation::Reserve, range, errno))
     }
 
     #[inline]
@@ -504,6 +494,7 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
         unsafe { R::fault(self, range, policy) }
     }
 
+    #[inline]
     unsafe fn free(&self, range: PageRange) -> Result<(), Error> {
         range.check(Operation::Free, self.kernel.page_size())?;
         // SAFETY: the caller's promise.
@@ -511,6 +502,7 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
             .map_err(|errno| self.refused(Operation::Free, range, errno))
     }
 
+    #[inline]
     unsafe fn protect(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
         range.check(Operation::Protect, self.kernel.page_size())?;
         // SAFETY: the caller's promise.

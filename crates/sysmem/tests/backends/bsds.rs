@@ -359,28 +359,47 @@ fn openbsd_conceals_at_every_mapping_and_has_no_residency() {
 
 #[test]
 fn openbsd_trims_to_an_alignment() {
+    const ALIGN: usize = 1 << 20;
     let os = openbsd();
-    // The first try is misaligned by a page, and the place below is taken.
     os.kernel().answer(|asked| match asked {
-        Mmap(0, len, ..) if *len == LEN => Some(Ok(AT + PAGE)),
-        Mmap(0, ..) => Some(Ok(AT + 0x10_0000 - PAGE)),
+        Mmap(0, ..) => Some(Ok(AT + ALIGN - PAGE)),
+        _ => None,
+    });
+    let start = os.reserve(&ReserveOptions::new(LEN).align(ALIGN)).unwrap();
+    assert_eq!(start.addr().get(), AT + ALIGN);
+    let trimmed = |len: usize| {
+        [
+            Mmap(0, len + ALIGN - PAGE, 0, ANON),
+            Munmap(AT + ALIGN + len, ALIGN - 2 * PAGE),
+            Munmap(AT + ALIGN - PAGE, PAGE),
+        ]
+    };
+    assert_eq!(os.kernel().asked(), trimmed(LEN));
+
+    // Whole multiples are tried without excess; here they are misaligned by a page, and the place
+    // below is taken.
+    let os = openbsd();
+    let len = 2 * ALIGN;
+    os.kernel().answer(move |asked| match asked {
+        Mmap(0, asked, ..) if *asked == len => Some(Ok(AT + PAGE)),
+        Mmap(0, ..) => Some(Ok(AT + ALIGN - PAGE)),
         Mmap(..) => Some(Err(ENOMEM)),
         _ => None,
     });
-    let start = os.reserve(&ReserveOptions::new(LEN).align(1 << 20)).unwrap();
-    assert_eq!(start.addr().get(), AT + 0x10_0000);
-    let long = LEN + (1 << 20) - PAGE;
-    assert_eq!(
-        os.kernel().asked(),
-        [
-            Mmap(0, LEN, 0, ANON),
-            Munmap(AT + PAGE, LEN),
-            Mmap(AT, LEN, 0, FIXED | 0x800),
-            Mmap(0, long, 0, ANON),
-            Munmap(AT + 0x10_0000 + LEN, (1 << 20) - 2 * PAGE),
-            Munmap(AT + 0x10_0000 - PAGE, PAGE),
-        ]
-    );
+    let start = os.reserve(&ReserveOptions::new(len).align(ALIGN)).unwrap();
+    assert_eq!(start.addr().get(), AT + ALIGN);
+    let moved = [Mmap(0, len, 0, ANON), Munmap(AT + PAGE, len), Mmap(AT, len, 0, FIXED | 0x800)];
+    assert_eq!(os.kernel().asked(), [&moved[..], &trimmed(len)].concat());
+
+    // More than there is: what is asked for is tried by itself.
+    let os = openbsd();
+    os.kernel().answer(|asked| match asked {
+        Mmap(0, LEN, ..) => Some(Ok(AT)),
+        Mmap(..) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    let start = os.reserve(&ReserveOptions::new(LEN).align(ALIGN)).unwrap();
+    assert_eq!(start.addr().get(), AT);
 }
 
 #[test]

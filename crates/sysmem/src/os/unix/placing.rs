@@ -1,13 +1,13 @@
 //! Where a reservation lies: alignment without excess, and placement that clobbers nothing.
 
 use core::ops::RangeInclusive;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
-use super::{ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
+use super::{EINVAL, ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
 use crate::calls::UnixCalls;
-use crate::os::nearest::NearestPlace;
-use crate::os::{Placement, Policy, ReserveOptions};
-use crate::{Errno, ErrorKind};
+use crate::os::nearest::{ADDRESS_END, NearestPlace};
+use crate::os::{PageRange, Placement, Policy, ReserveOptions};
+use crate::{Errno, Error, ErrorKind, Operation};
 
 impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
     /// Maps reserved memory; with MAP_FIXED among the flags, over what is there.
@@ -15,6 +15,7 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
     /// # Safety
     ///
     /// As for [`UnixCalls::mmap`].
+    #[inline]
     pub(crate) unsafe fn map_reserved(
         &self,
         address: usize,
@@ -34,7 +35,7 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
     /// # Safety
     ///
     /// Nobody else knows of the range.
-    pub(super) unsafe fn unmap(&self, start: *mut u8, len: usize) {
+    unsafe fn unmap(&self, start: *mut u8, len: usize) {
         // SAFETY: the caller's promise. A refusal cannot be helped: the range stays reserved.
         let _ = unsafe { self.kernel.munmap(start, len) };
     }
@@ -78,7 +79,47 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
     }
 
     /// Reserves `len` bytes aligned to `align` with mmap(2), leaving nothing else reserved.
+    #[inline]
     pub(crate) fn reserve_and_trim(
+        &self,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        if align <= self.kernel.page_size() {
+            // SAFETY: nothing is replaced.
+            return unsafe { self.map_reserved(hint, len, 0, policy) };
+        }
+        self.reserve_more_aligned(hint, len, align, policy)
+    }
+
+    /// Reserves in the way that takes fewer calls first, and in the other if that is refused.
+    ///
+    /// Whole multiples of `align` are often aligned without doing anything for it: they lie beside
+    /// another reservation that is, and Linux aligns whole huge pages (since 6.7,
+    /// `thp_get_unmapped_area`). Others hardly ever are, but reserving more than `len` bytes may
+    /// meet a limit that `len` bytes do not.
+    #[inline(never)]
+    fn reserve_more_aligned(
+        &self,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
+        if len & (align - 1) == 0 {
+            self.reserve_and_move(hint, len, align, policy)
+                .or_else(|_| self.reserve_longer(hint, len, align, policy))
+        } else {
+            self.reserve_longer(hint, len, align, policy)
+                .or_else(|_| self.reserve_and_move(hint, len, align, policy))
+        }
+    }
+
+    /// Reserves `len` bytes, and if they are not aligned instead those at the aligned address
+    /// below, which is often free: most kernels place mappings downward.
+    fn reserve_and_move(
         &self,
         hint: usize,
         len: usize,
@@ -92,13 +133,20 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         }
         // SAFETY: just reserved and known to nobody.
         unsafe { self.kernel.munmap(start, len) }?;
-        // Most kernels place mappings downward, so the aligned address below is often free.
-        let below = start.addr() & !(align - 1);
-        if below != 0 {
-            if let Ok(start) = R::reserve_at(self, below, len, policy) {
-                return Ok(start);
-            }
+        match start.addr() & !(align - 1) {
+            0 => Err(ENOMEM),
+            below => R::reserve_at(self, below, len, policy).map_err(|_| ENOMEM),
         }
+    }
+
+    /// Reserves so much that `len` aligned bytes are in it, and releases the rest.
+    fn reserve_longer(
+        &self,
+        hint: usize,
+        len: usize,
+        align: usize,
+        policy: Policy,
+    ) -> Result<*mut u8, Errno> {
         let slack = align - self.kernel.page_size();
         let long = len.checked_add(slack).ok_or(ENOMEM)?;
         // SAFETY: nothing is replaced.
@@ -195,11 +243,37 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         }
     }
 
-    pub(super) fn place(
-        &self,
-        options: &ReserveOptions,
-        align: usize,
-    ) -> Result<*mut u8, ErrorKind> {
+    /// Reserves aligned, in a place or with a policy of the caller's choice. Not inlined: it would
+    /// make the plain reservation pay for the registers that this one needs.
+    #[inline(never)]
+    pub(super) fn reserve_specially(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
+        let &ReserveOptions { len, align, placement, policy } = options;
+        let page_size = self.kernel.page_size();
+        let address = match placement {
+            Placement::At(address) | Placement::Near { address, .. } => address,
+            _ => 0,
+        };
+        let range = PageRange::new(ptr::without_provenance_mut(address), len);
+        PageRange::new(ptr::null_mut(), len).check(Operation::Reserve, page_size)?;
+        if !align.is_power_of_two() || align > ADDRESS_END {
+            return Err(range.error(Operation::Reserve, ErrorKind::BadAlignment));
+        }
+        if !R::supports(policy) {
+            return Err(range.error(Operation::Reserve, ErrorKind::NotSupported));
+        }
+        let fail = |kind| self.failed(Operation::Reserve, range, kind);
+        let start = self.place(options, align.max(page_size)).map_err(fail)?;
+        let placed = PageRange::new(start, len);
+        // SAFETY: just reserved and known to nobody.
+        if let Err(kind) = unsafe { R::apply_policy(&self.kernel, placed, policy) } {
+            // SAFETY: as above.
+            unsafe { self.unmap(start, len) };
+            return Err(fail(kind));
+        }
+        NonNull::new(start).ok_or_else(|| fail(ErrorKind::System(EINVAL)))
+    }
+
+    fn place(&self, options: &ReserveOptions, align: usize) -> Result<*mut u8, ErrorKind> {
         let &ReserveOptions { len, placement, policy, .. } = options;
         let anywhere = |hint: usize| {
             R::reserve_anywhere(self, hint, len, align, policy).map_err(ErrorKind::System)
