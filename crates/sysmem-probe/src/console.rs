@@ -1,38 +1,33 @@
-//! Where the program writes to when there may be no descriptor to write to.
+//! Where the program writes to when there may be nothing to write to.
 
-use core::ffi::c_int;
 use core::fmt;
 
-/// Standard output, or /dev/console where that is closed. Writes a line at a time: a console may
-/// take a system call for each piece.
+#[cfg_attr(unix, path = "console/unix.rs")]
+#[cfg_attr(windows, path = "console/windows.rs")]
+mod output;
+
+use output::Output;
+
+/// Writes a line at a time: a console may take a system call for each piece.
 pub struct Console {
-    descriptor: c_int,
+    output: Output,
     line: [u8; 1024],
     len: usize,
 }
 
 impl Console {
-    /// Takes descriptor 1, opening the console for it if it is closed.
+    /// Takes the standard output, or what there is instead.
     pub fn open() -> Console {
-        let mut descriptor = libc::STDOUT_FILENO;
-        // SAFETY: asks about a descriptor, fcntl(2).
-        if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0 {
-            let flags = libc::O_RDWR | libc::O_NOCTTY;
-            // SAFETY: the path ends in zero. If it cannot be opened, -1 refuses every write.
-            descriptor = unsafe { libc::open(c"/dev/console".as_ptr(), flags) };
-        }
-        Console { descriptor, line: [0; 1024], len: 0 }
+        Console { output: Output::open(), line: [0; 1024], len: 0 }
     }
 
     fn flush(&mut self) {
         let mut rest = &self.line[..self.len];
         while !rest.is_empty() {
-            // SAFETY: `rest` is as long as said.
-            let written = unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
-            match usize::try_from(written) {
-                Ok(written) => rest = &rest[written.min(rest.len())..],
+            match self.output.write(rest) {
+                Some(written) => rest = &rest[written.min(rest.len())..],
                 // There is nobody to tell; a signal cannot interrupt: none is caught.
-                Err(_) => break,
+                None => break,
             }
         }
         self.len = 0;
@@ -58,9 +53,6 @@ impl fmt::Write for Console {
 impl Drop for Console {
     fn drop(&mut self) {
         self.flush();
-        // Waits until a terminal or serial line has sent everything: the machine may be switched
-        // off next.
-        // SAFETY: refuses what is not a terminal, tcdrain(3).
-        unsafe { libc::tcdrain(self.descriptor) };
+        self.output.drain();
     }
 }

@@ -38,7 +38,8 @@
 //!
 //! - An access that may fault is made in a forked child, whose signal handler reports signal, code
 //!   and address. Memory that should be accessible is tried there first as well: a broken promise
-//!   is a failed check and not a crash.
+//!   is a failed check and not a crash. Windows has no fork: there the process itself makes the
+//!   access, and an exception handler leads it past what faults.
 //! - The resident set and the size of the process are read by the platform's own means, not by
 //!   those of the layer that is being checked.
 //! - One run at a time in a process: it measures the process.
@@ -60,6 +61,8 @@ mod region;
 mod report;
 #[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
 use core::fmt;
 
@@ -69,6 +72,8 @@ pub use platform::{Access, Platform, Seen, Signal};
 pub use report::Summary;
 #[cfg(unix)]
 pub use unix::{Running, switch_off};
+#[cfg(windows)]
+pub use windows::Running;
 
 /// Runs a function on two threads at once, this one and another, and returns when both are done.
 pub type Beside = fn(&(dyn Fn() + Sync));
@@ -97,7 +102,7 @@ pub fn run<O: Os, P: Platform>(
 }
 
 /// [`run`] on the running system.
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub fn run_native(out: &mut dyn fmt::Write, options: Options) -> Summary {
     run(&sysmem::Native::NEW, &Running::NEW, out, options)
 }

@@ -6,24 +6,31 @@
 // `cargo test` and clippy are to accept.
 #![no_main]
 
-#[cfg(unix)]
 mod console;
 
-#[cfg(unix)]
-use console::Console;
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;
+
+use console::Console;
 use sysmem_probe::Options;
 
 const USAGE: &str = "usage: sysmem-probe [--json]\n\
     Performs every operation of sysmem on this system and says which promises the kernel kept.\n\
     Exit status: 0 if all were kept, 1 if one was broken, 2 if called wrongly.\n";
 
+/// Whether the kernel started this program and nothing else, and must not see it end.
+fn is_first_process() -> bool {
+    #[cfg(unix)]
+    // SAFETY: getpid(2) cannot fail.
+    return unsafe { libc::getpid() } == 1;
+    #[cfg(not(unix))]
+    false
+}
+
 /// Where the C library starts the program.
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
-    // SAFETY: getpid(2) cannot fail.
-    let first_process = unsafe { libc::getpid() } == 1;
+    let first_process = is_first_process();
     let mut console = Console::open();
     let mut options = Options::default();
     for index in 1..usize::try_from(count).unwrap_or(0) {
@@ -45,6 +52,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     }
     let summary = sysmem_probe::run_native(&mut console, options);
     drop(console);
+    #[cfg(unix)]
     if first_process {
         sysmem_probe::switch_off();
     }

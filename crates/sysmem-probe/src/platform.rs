@@ -25,7 +25,7 @@ impl Access {
     }
 }
 
-/// The signals that report a bad access.
+/// What reports a bad access: a signal, or what Windows has instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGSEGV.
@@ -34,6 +34,8 @@ pub enum Signal {
     Bus,
     /// SIGILL, when what was executed is not code.
     Ill,
+    /// The exception EXCEPTION_ACCESS_VIOLATION of Windows.
+    AccessViolation,
 }
 
 /// What an access met.
@@ -45,7 +47,7 @@ pub enum Seen {
     Fault {
         /// The signal.
         signal: Signal,
-        /// Its `si_code`.
+        /// Its `si_code`; of an access violation 0 for reading, 1 for writing, 8 for executing.
         code: i32,
         /// Its `si_addr`.
         address: usize,
@@ -63,6 +65,7 @@ impl fmt::Display for Seen {
                     Signal::Segv => "SIGSEGV",
                     Signal::Bus => "SIGBUS",
                     Signal::Ill => "SIGILL",
+                    Signal::AccessViolation => "access violation",
                 };
                 write!(f, "{signal} code {code} at {address:#x}")
             }
@@ -92,7 +95,8 @@ pub trait Platform {
         None
     }
 
-    /// What an access meets, made in a copy of the process: its own memory stays as it is.
+    /// What an access meets. It is made in a copy of the process, or so that it changes nothing:
+    /// the contents of memory stay as they are.
     ///
     /// # Safety
     ///

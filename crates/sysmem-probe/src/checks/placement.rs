@@ -152,10 +152,12 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
     }
 
     fn at_taken(&self) -> Checked {
-        let taken = self.ready(16, Protection::ReadWrite)?;
+        // Windows reserves at multiples of 64 KiB, and so only there tells who is in the way.
+        let len = 64 << 10;
+        let taken = self.ready(4 * len / self.page_size(), Protection::ReadWrite)?;
         let seed = self.fill(taken.range())?;
-        let address = taken.pages(4, 1).start.addr();
-        let options = ReserveOptions::new(4 * self.page_size()).placement(Placement::At(address));
+        let address = taken.start.addr().next_multiple_of(len) + len;
+        let options = ReserveOptions::new(len).placement(Placement::At(address));
         if let Ok(start) = self.os.reserve(&options) {
             // Not released: if it is where it was asked to be, it is part of `taken`.
             return Err(self.failed(format_args!("{address:#x} is taken, given {start:p}")));

@@ -252,6 +252,24 @@ fn windows_places_near_high_and_at() {
 }
 
 #[test]
+fn windows_places_high_where_the_new_call_takes_no_notice_of_the_lowest_address() {
+    let (os, low) = (windows(), 0x100_0000);
+    os.kernel().answer(move |asked| matches!(asked, ReserveWhere(..)).then_some(Ok(low)));
+    let options = ReserveOptions::new(LEN).placement(Placement::High);
+    assert!(os.reserve(&options).unwrap().addr().get() >= 1 << 32);
+    assert_eq!(os.kernel().asked()[1], VirtualFree(low, 0, RELEASE));
+}
+
+#[test]
+fn windows_is_not_asked_for_more_than_an_address_space() {
+    let os = windows();
+    assert_eq!(os.alloc(1 << 48).unwrap_err().kind(), ErrorKind::TooLong);
+    let error = os.reserve(&ReserveOptions::new(1 << 48)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLong);
+    assert_eq!(os.kernel().asked(), []);
+}
+
+#[test]
 fn windows_tells_what_is_in_memory() {
     let os = windows();
     let mut pages = [PageResidency::default(); 16];
