@@ -101,6 +101,10 @@ pub trait System: Copy + fmt::Debug + Send + Sync + 'static {
     #[doc(hidden)]
     fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno>;
 
+    /// fork(2): what a child is charged with.
+    #[doc(hidden)]
+    fn fork(machine: &Machine) -> Result<usize, Errno>;
+
     /// getrlimit(2).
     #[doc(hidden)]
     fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno>;
@@ -230,6 +234,13 @@ impl<S: System> Simulated<S> {
         S::lock(&mut self.machine(), range.start.addr(), range.len, locked)
     }
 
+    /// Forks a child, which lives until it is dropped.
+    pub fn fork(&self) -> Result<Child<S>, Errno> {
+        let mut machine = self.call();
+        let charged = S::fork(&machine)?;
+        Ok(Child { kernel: self.clone(), number: machine.fork(charged) })
+    }
+
     /// Maps a free range for another part of the process, whose it is from then on.
     pub fn occupy(&self, range: Range<usize>) {
         let mut machine = self.machine();
@@ -257,6 +268,29 @@ impl<S: System> Simulated<S> {
     pub fn advance(&self, time: Duration) {
         self.inner.clock.advance(time);
         self.inner.parking.wake_all();
+    }
+}
+
+/// A forked child of a simulated process. It runs nothing: it has memory, and shares it with the
+/// process until that writes to it.
+pub struct Child<S: System = Linux> {
+    kernel: Simulated<S>,
+    number: u64,
+}
+
+impl<S: System> Child<S> {
+    /// The byte that the child finds at an address, `None` where it would fault.
+    pub fn read(&self, address: usize) -> Option<u8> {
+        let machine = self.kernel.machine();
+        let offset = address & (machine.page_size() - 1);
+        let page = machine.seen_by_child(self.number, address - offset)?;
+        Some(page[offset])
+    }
+}
+
+impl<S: System> Drop for Child<S> {
+    fn drop(&mut self) {
+        self.kernel.machine().reap(self.number);
     }
 }
 

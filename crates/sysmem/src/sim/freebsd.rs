@@ -8,7 +8,7 @@ use super::bsd::{
     self, ADVICE_WITHOUT_EFFECT, EACCES, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, outward, protection,
 };
 use super::machine::Machine;
-use super::mappings::Attributes;
+use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
 use super::{Simulated, System};
 use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName};
@@ -55,7 +55,7 @@ fn overcommit(machine: &Machine) -> u32 {
 /// Whether so much more may be promised: `swap_reserve_by_cred` (vm/swap_pager.c; the limit is
 /// compared in bytes, as in 10.4).
 fn enough_swap(machine: &Machine, more: usize) -> bool {
-    let charged = (machine.mappings.totals().charged + more) as u64;
+    let charged = (machine.charged() + more) as u64;
     charged <= swap(machine).unwrap_or(u64::MAX) && charged <= machine.settings.swap_limit
 }
 
@@ -267,7 +267,10 @@ impl System for FreeBsd {
         for part in machine.mappings.inside(range) {
             match advice {
                 // Lazy, whatever the pages allow; wired ones keep their contents.
-                MADV_FREE if !part.attributes.locked => machine.discard_lazily(&part),
+                // (vm/vm_object.c, `vm_object_madvise`: not what a fork shares.)
+                MADV_FREE if !part.attributes.locked => {
+                    machine.unshared(&part).iter().for_each(|part| machine.discard_lazily(part));
+                }
                 MADV_NOCORE | MADV_CORE => {
                     let dumped = advice == MADV_CORE;
                     let attributes = Attributes { dumped, ..part.attributes.clone() };
@@ -295,6 +298,15 @@ impl System for FreeBsd {
         }
         bsd::wire(machine, range, locked);
         Ok(())
+    }
+
+    fn fork(machine: &Machine) -> Result<usize, Errno> {
+        // What is charged and copied is charged again for the child.
+        let copied = machine.mappings.iter().filter(|mapping| {
+            mapping.attributes.charged && mapping.attributes.inheritance == Inheritance::Copy
+        });
+        let charge = copied.map(Mapping::len).sum();
+        if charge == 0 || enough_swap(machine, charge) { Ok(charge) } else { Err(ENOMEM) }
     }
 
     fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
@@ -372,7 +384,7 @@ impl SysctlByName for Simulated<FreeBsd> {
         match name.to_bytes() {
             b"vm.overcommit" => four(overcommit(machine), value),
             b"vm.swap_total" => eight(swap(machine).unwrap_or(0), value),
-            b"vm.swap_reserved" => eight(machine.mappings.totals().charged as u64, value),
+            b"vm.swap_reserved" => eight(machine.charged() as u64, value),
             b"vm.pmap.pg_ps_enabled" => four(superpage.is_some().into(), value),
             b"hw.physmem" | b"hw.usermem" => eight(MEMORY, value),
             b"hw.pagesize" => four(page as u32, value),

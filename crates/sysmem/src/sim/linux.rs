@@ -16,11 +16,12 @@ use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
 use crate::calls::Kernel;
 use crate::os::linux::{
-    ENOSYS, MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE,
-    MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
+    ENOSYS, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE,
+    MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
 };
 use crate::os::unix::*;
-use crate::{Errno, PageRange, Protection};
+use crate::{Errno, Inheritance, PageRange, Protection};
 
 /// The rules of Linux.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,15 @@ impl System for Linux {
         lock(machine, whole(machine, address, len)?, locked)
     }
 
+    fn fork(machine: &Machine) -> Result<usize, Errno> {
+        // kernel/fork.c, `dup_mmap`: what is charged is charged again for the child.
+        let inherited = machine.mappings.iter().filter(|mapping| {
+            mapping.attributes.charged && mapping.attributes.inheritance != Inheritance::Nothing
+        });
+        let charge = inherited.map(Mapping::len).sum();
+        if charge == 0 || enough_memory(machine, charge) { Ok(charge) } else { Err(ENOMEM) }
+    }
+
     fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
         resource_limit(machine, resource)
     }
@@ -73,6 +83,8 @@ mod since {
     pub const FREE: (u32, u32) = (4, 5);
     /// `RLIMIT_DATA` counts private writable mappings: getrlimit(2).
     pub const DATA_LIMIT: (u32, u32) = (4, 7);
+    /// `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: madvise(2).
+    pub const WIPEONFORK: (u32, u32) = (4, 14);
     /// `MAP_FIXED_NOREPLACE`: mmap(2).
     pub const NOREPLACE: (u32, u32) = (4, 17);
     /// process_madvise(2).
@@ -135,7 +147,7 @@ fn enough_memory(machine: &Machine, more: usize) -> bool {
         Overcommit::Always => true,
         Overcommit::Heuristic { memory } => more as u64 <= memory,
         Overcommit::Never { limit } => {
-            let committed = machine.mappings.totals().charged;
+            let committed = machine.charged();
             ((committed + more) as u64) < limit
         }
     }
@@ -328,6 +340,8 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
         MADV_FREE => version >= since::FREE,
         MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
         MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
+        MADV_DONTFORK | MADV_DOFORK | MADV_DONTDUMP | MADV_DODUMP => true,
+        MADV_WIPEONFORK | MADV_KEEPONFORK => version >= since::WIPEONFORK,
         MADV_COLLAPSE => version >= since::COLLAPSE && has_huge_pages,
         // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: not simulated, as if before 6.13. What is no
         // advice at all is asked to find that out.
@@ -343,8 +357,25 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
         // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
         MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
         MADV_FREE => {
-            machine.discard_lazily(part);
+            // mm/madvise.c, `madvise_free_pte_range`: not what a fork shares.
+            machine.unshared(part).iter().for_each(|part| machine.discard_lazily(part));
             Ok(())
+        }
+        MADV_DONTFORK | MADV_DOFORK | MADV_WIPEONFORK | MADV_KEEPONFORK => {
+            let inheritance = match (advice, part.attributes.inheritance) {
+                (MADV_DONTFORK, _) => Inheritance::Nothing,
+                (MADV_WIPEONFORK, _) => Inheritance::Zeros,
+                (MADV_DOFORK, Inheritance::Nothing) => Inheritance::Copy,
+                (MADV_KEEPONFORK, Inheritance::Zeros) => Inheritance::Copy,
+                (_, as_it_is) => as_it_is,
+            };
+            let attributes = Attributes { inheritance, ..part.attributes.clone() };
+            change(machine, part, attributes).map_err(|_| EAGAIN)
+        }
+        MADV_DONTDUMP | MADV_DODUMP => {
+            let dumped = advice == MADV_DODUMP;
+            let attributes = Attributes { dumped, ..part.attributes.clone() };
+            change(machine, part, attributes).map_err(|_| EAGAIN)
         }
         MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             machine.discard(part);
@@ -489,7 +520,7 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
                 Overcommit::Heuristic { memory } => memory / 2,
                 Overcommit::Always => 1 << 40,
             };
-            let committed = machine.mappings.totals().charged;
+            let committed = machine.charged();
             writeln!(text, "MemTotal:       16384000 kB\nCommitLimit:    {} kB", limit / 1024)
                 .and_then(|()| writeln!(text, "Committed_AS:   {} kB", committed / 1024))
         }

@@ -10,7 +10,7 @@ use super::mappings::{Attributes, Mapping, Mappings, TooMany};
 use super::memory::{LARGEST_PAGE, Memory};
 use super::random::Random;
 use super::settings::{Backing, LazilyFreed, Settings};
-use crate::{Errno, Protection};
+use crate::{Errno, Inheritance, Protection};
 
 /// Mappings of the process that lie outside the simulated address space: one below, one above.
 pub(crate) const OUTSIDE: usize = 2;
@@ -27,6 +27,8 @@ pub struct Machine {
     /// Calls so far, which is the time by which lazily freed pages are dropped.
     now: u64,
     freed: BTreeMap<usize, Freed>,
+    /// The forked children that live, and what they have.
+    children: BTreeMap<u64, Child>,
     due: BTreeSet<(u64, usize)>,
 }
 
@@ -34,6 +36,14 @@ pub struct Machine {
 struct Freed {
     bytes: Box<[u8]>,
     due: Option<u64>,
+}
+
+/// What a forked child has.
+struct Child {
+    charged: usize,
+    mappings: Vec<Mapping>,
+    /// The pages it has a copy of, where they hold anything but zeros.
+    pages: BTreeMap<usize, Box<[u8]>>,
 }
 
 impl Machine {
@@ -55,6 +65,7 @@ impl Machine {
             objects: 0,
             now: 0,
             freed: BTreeMap::new(),
+            children: BTreeMap::new(),
             due: BTreeSet::new(),
         }
     }
@@ -179,6 +190,82 @@ impl Machine {
     pub(crate) fn object(&mut self) -> u64 {
         self.objects += 1;
         self.objects
+    }
+
+    /// Bytes charged: for what is mapped, and for what children may come to write to.
+    pub(crate) fn charged(&self) -> usize {
+        let children: usize = self.children.values().map(|child| child.charged).sum();
+        self.mappings.totals().charged + children
+    }
+
+    /// Forks a child that is charged with so much. What it shares with the process is shared until
+    /// one of them writes to it.
+    pub(crate) fn fork(&mut self, charged: usize) -> u64 {
+        let mut child = Child { charged, mappings: Vec::new(), pages: BTreeMap::new() };
+        for mapping in self.mappings.iter() {
+            let range = mapping.start..mapping.end;
+            if mapping.attributes.inheritance == Inheritance::Copy {
+                let protection = mapping.attributes.protection;
+                self.memory.contents(range, protection, &mut |page, bytes| {
+                    child.pages.insert(page, bytes.into());
+                });
+            }
+            child.mappings.push(mapping.clone());
+        }
+        let number = self.object();
+        self.children.insert(number, child);
+        number
+    }
+
+    /// A child goes, and no longer shares anything.
+    pub(crate) fn reap(&mut self, child: u64) {
+        self.children.remove(&child);
+    }
+
+    /// What a child sees of a page: nothing where an access faults.
+    pub(crate) fn seen_by_child(&self, child: u64, page: usize) -> Option<Vec<u8>> {
+        let child = self.children.get(&child)?;
+        let mapping =
+            child.mappings.iter().find(|found| (found.start..found.end).contains(&page))?;
+        let Attributes { protection, inheritance, .. } = mapping.attributes;
+        let mut bytes = std::vec![0; self.page_size()];
+        match inheritance {
+            _ if protection == Protection::NoAccess => return None,
+            Inheritance::Nothing => return None,
+            Inheritance::Zeros => {}
+            Inheritance::Copy => {
+                if let Some(copied) = child.pages.get(&page) {
+                    bytes.copy_from_slice(copied);
+                }
+            }
+            Inheritance::Share => {
+                let protection = self.mappings.at(page)?.attributes.protection;
+                let range = page..page + self.page_size();
+                self.memory.contents(range, protection, &mut |_, held| bytes.copy_from_slice(held));
+            }
+        }
+        Some(bytes)
+    }
+
+    /// The runs of pages in a part of one mapping that no child shares.
+    pub(crate) fn unshared(&self, part: &Mapping) -> Vec<Mapping> {
+        let range = part.start..part.end;
+        let mut shared = BTreeSet::new();
+        self.memory.contents(range.clone(), part.attributes.protection, &mut |page, bytes| {
+            let mut children = self.children.values();
+            if children.any(|child| child.pages.get(&page).is_some_and(|had| **had == *bytes)) {
+                shared.insert(page);
+            }
+        });
+        let mut runs = Vec::new();
+        let mut start = range.start;
+        for page in shared.into_iter().chain([range.end]) {
+            if start < page {
+                runs.push(Mapping { start, end: page, attributes: part.attributes.clone() });
+            }
+            start = page + self.page_size();
+        }
+        runs
     }
 
     /// Whether a page was given back lazily and still has what it held then.

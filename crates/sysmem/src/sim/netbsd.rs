@@ -169,7 +169,10 @@ impl System for NetBsd {
             return Err(EBUSY);
         }
         // At once, whatever the pages allow.
-        parts.iter().for_each(|part| machine.discard(part));
+        // What a fork shares stays (uvm/uvm_map.c, `uvm_map_clean`).
+        for part in &parts {
+            machine.unshared(part).iter().for_each(|part| machine.discard(part));
+        }
         Ok(())
     }
 
@@ -194,6 +197,11 @@ impl System for NetBsd {
         }
         bsd::wire(machine, range, locked);
         Ok(())
+    }
+
+    fn fork(_machine: &Machine) -> Result<usize, Errno> {
+        // Nothing is charged.
+        Ok(0)
     }
 
     fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {

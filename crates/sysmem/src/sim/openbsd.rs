@@ -166,7 +166,10 @@ impl System for OpenBsd {
             // At once, whatever the pages allow; wired ones keep their contents.
             let mut parts = machine.mappings.inside(range);
             parts.retain(|part| !part.attributes.locked);
-            parts.iter().for_each(|part| machine.discard(part));
+            // What a fork shares stays (uvm/uvm_map.c, `uvm_map_clean`).
+            for part in &parts {
+                machine.unshared(part).iter().for_each(|part| machine.discard(part));
+            }
         }
         Ok(())
     }
@@ -186,6 +189,11 @@ impl System for OpenBsd {
         }
         bsd::wire(machine, range, locked);
         Ok(())
+    }
+
+    fn fork(_machine: &Machine) -> Result<usize, Errno> {
+        // Nothing is charged.
+        Ok(0)
     }
 
     fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {

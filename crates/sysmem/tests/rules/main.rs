@@ -1,6 +1,7 @@
 //! What real kernels were seen to answer, question by question, and what the simulated ones do.
 //! FreeBSD is 15-CURRENT, OpenBSD 7.6, NetBSD 7.0, each on amd64.
 
+mod forking;
 mod giving_back;
 mod mapping;
 mod process;
@@ -71,4 +72,9 @@ fn memory_is_given_back_as_it_was_seen_to_be() {
 #[test]
 fn protections_and_removals_are_as_they_were_seen_to_be() {
     check(removing::ROWS);
+}
+
+#[test]
+fn forked_children_find_what_they_were_seen_to() {
+    check(forking::ROWS);
 }

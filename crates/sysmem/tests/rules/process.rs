@@ -38,6 +38,9 @@ pub(crate) trait Process {
     /// The byte of the page that holds the address, as a number; -1 where it faults.
     fn read(&self, address: usize) -> i64;
     fn write(&self, address: usize, value: u8);
+    /// Forks, and lets the child see what it finds at the addresses after the process has done
+    /// something; an error number alone.
+    fn fork(&self, then: &dyn Fn(), addresses: &[usize]) -> Vec<i64>;
     /// Bytes charged, as the kernel tells it.
     fn charged(&self) -> i64;
     /// Pages of the process, as the kernel tells it.
@@ -262,6 +265,17 @@ impl<S: Numbers> Process for Running<S> {
         assert_eq!(self.allows(address), 3);
         // SAFETY: writable.
         unsafe { self.at(address).write_volatile(value) };
+    }
+
+    fn fork(&self, then: &dyn Fn(), addresses: &[usize]) -> Vec<i64> {
+        match self.0.fork() {
+            Ok(child) => {
+                then();
+                let see = |&address: &usize| child.read(address).map_or(-1, i64::from);
+                addresses.iter().map(see).collect()
+            }
+            Err(errno) => vec![errno.0.into()],
+        }
     }
 
     fn charged(&self) -> i64 {

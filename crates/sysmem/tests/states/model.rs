@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use sysmem::sim::{Call, Faulty, Simulated};
+use sysmem::sim::{Call, Child, Faulty, Simulated};
 use sysmem::{
-    Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Os, PageRange, Placement,
-    Protection, Reservation, ReserveOptions, State,
+    Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Inheritance, Os, PageRange,
+    Placement, Policy, Protection, Reservation, ReserveOptions, State,
 };
 
 use crate::operations::{Operation, Part};
@@ -33,7 +33,7 @@ const RESERVED: Page = Page {
 struct Entry<O: Os + Clone> {
     reservation: Reservation<O>,
     pages: Vec<Page>,
-    executable: bool,
+    policy: Policy,
     lost: bool,
 }
 
@@ -48,6 +48,7 @@ pub struct World<S: System> {
     entries: Vec<Entry<S::Os>>,
     figures: AccountFigures,
     stamp: u64,
+    child: Option<Child<S>>,
     /// Bytes in each state of reservations that were lost and dropped.
     left_behind: [u64; 3],
     /// Failures are injected: refusals that the model does not know of may happen.
@@ -75,6 +76,7 @@ impl<S: System> World<S> {
             entries: Vec::new(),
             figures: AccountFigures::default(),
             stamp: 0,
+            child: None,
             left_behind: [0; 3],
             injecting: false,
             honest: S::TELLS_A_HOLE,
@@ -107,12 +109,17 @@ impl<S: System> World<S> {
     /// Performs an operation and holds the outcome against the model.
     pub fn perform(&mut self, operation: &Operation) {
         match operation {
-            Operation::Reserve { npages, align, executable } => {
-                self.reserve(*npages, *align, *executable)
-            }
+            Operation::Reserve { npages, align, policy } => self.reserve(*npages, *align, *policy),
             Operation::Alloc { npages } => self.alloc(*npages),
             Operation::Free { which } => self.free(*which),
             Operation::Pressure => self.kernel.pressure(),
+            Operation::Fork => {
+                // The answer is the kernel's alone; what matters is what is shared meanwhile.
+                self.child = match self.child.take() {
+                    None => self.kernel.fork().ok(),
+                    Some(_) => None,
+                }
+            }
             _ if self.entries.is_empty() => {}
             Operation::Map(part, protection) => self.map(*part, *protection),
             Operation::Used(part) => self.used(*part),
@@ -126,16 +133,33 @@ impl<S: System> World<S> {
         self.check();
     }
 
-    fn reserve(&mut self, npages: usize, align: usize, executable: bool) {
+    fn reserve(&mut self, npages: usize, align: usize, policy: Policy) {
         let page_size = self.page_size();
         let options = ReserveOptions::new(npages * page_size)
             .align(align * page_size)
             .placement(Placement::Any)
-            .executable(executable);
+            .executable(policy.executable)
+            .dumped(policy.dumped)
+            .inheritance(policy.inheritance);
         let result = Reservation::reserve_in(self.os.clone(), options, self.account);
+        let unsupported =
+            result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotSupported);
+        if self.os.supports(policy) {
+            // Linux before 4.14 has no MADV_WIPEONFORK, which only asking for it tells.
+            let tells = policy.inheritance != Inheritance::Zeros && !self.injecting;
+            assert!(!unsupported || !tells, "{policy:?} is supported");
+        } else {
+            assert!(
+                unsupported || result.is_err() && self.injecting,
+                "{policy:?} is not supported"
+            );
+        }
+        if unsupported {
+            return;
+        }
         if let Some(reservation) = self.obtained(result) {
             assert_eq!(reservation.as_mut_ptr().addr() % (align * page_size), 0);
-            self.enter(reservation, RESERVED, executable);
+            self.enter(reservation, RESERVED, policy);
         }
     }
 
@@ -144,7 +168,7 @@ impl<S: System> World<S> {
         let result = Reservation::alloc_in(self.os.clone(), len, self.account);
         if let Some(reservation) = self.obtained(result) {
             let page = Page { state: State::Ready, protection: Protection::ReadWrite, ..RESERVED };
-            self.enter(reservation, page, false);
+            self.enter(reservation, page, Policy::DEFAULT);
         }
     }
 
@@ -155,10 +179,10 @@ impl<S: System> World<S> {
         result.map_err(|error| assert!(self.injecting, "{error}")).ok()
     }
 
-    fn enter(&mut self, reservation: Reservation<S::Os>, page: Page, executable: bool) {
+    fn enter(&mut self, reservation: Reservation<S::Os>, page: Page, policy: Policy) {
         let pages = vec![page; reservation.len() / self.page_size()];
         self.figures.obtained += reservation.len() as u64;
-        self.entries.push(Entry { reservation, pages, executable, lost: false });
+        self.entries.push(Entry { reservation, pages, policy, lost: false });
     }
 
     fn free(&mut self, which: usize) {
@@ -252,7 +276,7 @@ impl<S: System> World<S> {
         let entry = &mut self.entries[which];
         let expected = match entry.lost {
             true => Err(ErrorKind::Lost),
-            false if executes && !entry.executable => Err(ErrorKind::NotExecutable),
+            false if executes && !entry.policy.executable => Err(ErrorKind::NotExecutable),
             false => entry.pages[at..end].iter().map(|&page| step(page)).collect(),
         };
         let len = (end - at) * page_size;
@@ -342,7 +366,11 @@ impl<S: System> World<S> {
                         entry.reservation.state(index * page_size).expect("inside");
                     let forfeit = new.state != State::Ready;
                     if (state, protection) == (new.state, new.protection) {
-                        *old = Page { unstable: new.unstable || forfeit, ..new };
+                        // Where that changes nothing, it may not have been done.
+                        let unstable = new.unstable || forfeit;
+                        let same = (old.state, old.protection) == (new.state, new.protection);
+                        let words = if same { old.words } else { new.words };
+                        *old = Page { unstable, words, ..new };
                     } else {
                         assert_eq!((state, protection), (old.state, old.protection), "{error}");
                         old.unstable |= forfeit;
@@ -437,6 +465,9 @@ impl<S: System> World<S> {
                 if self.strict && !self.injecting && page.state == State::Reserved {
                     assert!(!real.attributes.charged, "page {index} stays charged");
                 }
+                let attributes = &real.attributes;
+                assert_eq!(attributes.dumped, entry.policy.dumped, "page {index}");
+                assert_eq!(attributes.inheritance, entry.policy.inheritance, "page {index}");
                 let found = self.os.registry().find(address).expect("it is registered");
                 assert_eq!(found.state_at(address, &self.os), Some((page.state, page.protection)));
             }

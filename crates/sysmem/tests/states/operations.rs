@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use sysmem::{GiveBack, Protection};
+use sysmem::{GiveBack, Inheritance, Policy, Protection};
 
 /// Some pages of some reservation, wrapped around to what there is.
 #[derive(Clone, Copy, Debug)]
@@ -11,9 +11,17 @@ pub struct Part {
 
 #[derive(Clone, Debug)]
 pub enum Operation {
-    Reserve { npages: usize, align: usize, executable: bool },
-    Alloc { npages: usize },
-    Free { which: usize },
+    Reserve {
+        npages: usize,
+        align: usize,
+        policy: Policy,
+    },
+    Alloc {
+        npages: usize,
+    },
+    Free {
+        which: usize,
+    },
     Map(Part, Protection),
     Used(Part),
     Unused(Part, GiveBack),
@@ -23,6 +31,8 @@ pub enum Operation {
     Write(Part, usize),
     Hint(Part, usize),
     Pressure,
+    /// Forks a child, or lets the last one go.
+    Fork,
 }
 
 /// Lengths in pages: mostly few, at times more than a state map holds without a tree.
@@ -50,10 +60,21 @@ fn how() -> impl Strategy<Value = GiveBack> {
     prop_oneof![Just(GiveBack::Lazy), Just(GiveBack::Eager)]
 }
 
+fn policy() -> impl Strategy<Value = Policy> {
+    let inheritance = prop_oneof![
+        3 => Just(Inheritance::Copy),
+        1 => Just(Inheritance::Share),
+        1 => Just(Inheritance::Nothing),
+        1 => Just(Inheritance::Zeros),
+    ];
+    (any::<bool>(), prop::bool::weighted(0.7), inheritance)
+        .prop_map(|(executable, dumped, inheritance)| Policy { executable, dumped, inheritance })
+}
+
 pub fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        2 => (npages(), 0..7u32, any::<bool>()).prop_map(|(npages, align, executable)| {
-            Operation::Reserve { npages, align: 1 << align, executable }
+        2 => (npages(), 0..7u32, policy()).prop_map(|(npages, align, policy)| {
+            Operation::Reserve { npages, align: 1 << align, policy }
         }),
         1 => npages().prop_map(|npages| Operation::Alloc { npages }),
         1 => (0..3usize).prop_map(|which| Operation::Free { which }),
@@ -68,12 +89,14 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         12 => (part(), 0..3usize).prop_map(|(part, word)| Operation::Write(part, word)),
         2 => (part(), 0..4usize).prop_map(|(part, which)| Operation::Hint(part, which)),
         1 => Just(Operation::Pressure),
+        1 => Just(Operation::Fork),
     ]
 }
 
 /// A run of operations that begins with something to work on.
 pub fn operations(most: usize) -> impl Strategy<Value = Vec<Operation>> {
-    let first = Operation::Reserve { npages: 20, align: 1, executable: true };
+    let policy = Policy { executable: true, ..Policy::DEFAULT };
+    let first = Operation::Reserve { npages: 20, align: 1, policy };
     let part = Part { which: 0, at: 0, npages: 15 };
     let map = Operation::Map(part, Protection::ReadWrite);
     let used = Operation::Used(part);
