@@ -4,9 +4,10 @@ use core::ptr::{self, NonNull};
 
 use sysmem_pages::PAGE;
 
+use crate::scavenger::After;
 use crate::span::{LARGE, Span};
 use crate::thread_heap::ThreadHeap;
-use crate::{PAGES, hook, misuse, npages, page_map};
+use crate::{PAGES, hook, misuse, npages, page_map, scavenger};
 
 /// Only the first page of a large allocation is entered in the page map: nothing but its beginning
 /// is ever looked up, and a GiB would take a MiB of the map.
@@ -35,6 +36,7 @@ pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8
         return NONE;
     }
     count_allocation(heap, size, len);
+    scavenger::start_if_due(After::Allocation);
     hook::call();
     (run.start.as_ptr(), run.zeroed)
 }
@@ -57,6 +59,7 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
     if unsafe { PAGES.free(start, npages(len)) }.is_err() {
         misuse::double_free(address);
     }
+    scavenger::start_if_due(After::Free);
     hook::call();
 }
 

@@ -21,6 +21,8 @@
 //! - Larger requests are whole pages (`large`).
 //! - When a thread ends, its heap keeps what still holds blocks and waits for the next thread
 //!   (`lifecycle`).
+//! - Memory goes back when more of it is freed or, after [`start_scavenger`], by a thread that looks
+//!   after it (`scavenger`).
 //!
 //! Every function here may be called in any thread at any time: before the thread has a heap, while
 //! its destructors run, after them, and in a child after a fork. None panics; out of memory is a
@@ -35,6 +37,7 @@ mod lifecycle;
 mod metadata;
 mod misuse;
 mod page_map;
+mod scavenger;
 mod size_class;
 mod span;
 mod statistics;
@@ -51,6 +54,7 @@ use sysmem_pages::{Accounts, Options, PageHeap};
 use crate::span::Span;
 
 pub use hook::set_slow_path_hook;
+pub use scavenger::start_scavenger;
 pub use statistics::{Statistics, statistics, try_statistics};
 
 static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());

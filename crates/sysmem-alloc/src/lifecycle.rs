@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 use sysmem::{Lock, Native, Os};
 
 use crate::thread_heap::{BORROWED, IDLE, LIVE, ThreadHeap};
-use crate::{PAGES, metadata, thread_slot};
+use crate::{PAGES, metadata, scavenger, thread_slot};
 
 /// The word of a thread without a heap that must not get one: its destructors have run.
 const DEAD: usize = 1;
@@ -159,7 +159,9 @@ fn watch_forks() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.swap(true, Relaxed) {
         // SAFETY: the handlers may run in any thread that forks.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+        unsafe {
+            libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child))
+        };
     }
 }
 
@@ -180,6 +182,7 @@ extern "C" fn thread_ends(round: *mut c_void) {
     if let Some(heap) = current() {
         thread_slot::set(DEAD);
         leave(heap);
+        scavenger::thread_ends();
     }
 }
 
@@ -202,4 +205,9 @@ extern "C" fn after_fork() {
         IDLE_HEAPS.unlock_after_fork(&NATIVE);
         EXIT_KEY.unlock_after_fork(&NATIVE);
     }
+}
+
+extern "C" fn after_fork_in_child() {
+    after_fork();
+    scavenger::after_fork_in_child();
 }

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use sysmem::native::keeping_errno;
 use sysmem_pages::PAGE;
 
+use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
 use crate::span::{Block, Listing, NOTHING, Span};
 use crate::{PAGES, hook, metadata, misuse, page_map};
@@ -59,6 +60,8 @@ pub(crate) struct ThreadHeap {
     pub large_allocated_bytes: Counter,
     pub large_frees: Counter,
     pub large_freed_bytes: Counter,
+    /// The scavenger's round in which empty spans were last returned.
+    round: Cell<u32>,
     /// Spans that describe nothing, for use again.
     spare_spans: Cell<*mut Span>,
     /// The next heap in the list of idle ones, under the lock of that list.
@@ -102,6 +105,7 @@ impl ThreadHeap {
             large_allocated_bytes: Counter::new(),
             large_frees: Counter::new(),
             large_freed_bytes: Counter::new(),
+            round: Cell::new(0),
             spare_spans: Cell::new(ptr::null_mut()),
             next_idle: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
@@ -140,6 +144,10 @@ impl ThreadHeap {
     #[inline(never)]
     fn allocate_slow(&self, class: usize, size: usize) -> (*mut u8, bool) {
         self.collect();
+        // While the scavenger is at work, a span that is empty now is better looked after by it.
+        if self.round.replace(scavenger::round()) != scavenger::round() {
+            self.release_empty();
+        }
         let bin = self.bin(class);
         // SAFETY: as in `allocate`.
         if !unsafe { &*bin.current.get() }.has_free() {
@@ -153,6 +161,7 @@ impl ThreadHeap {
         let (block, zeroed) = unsafe { &*bin.current.get() }.take();
         bin.allocations.add(1);
         self.requested.add(size as u64);
+        scavenger::start_if_due(After::Allocation);
         hook::call();
         (block, zeroed)
     }
@@ -224,7 +233,17 @@ impl ThreadHeap {
     pub(crate) unsafe fn free(&self, span: &Span, block: *mut u8) {
         self.bin(span.class.get() as usize).frees.add(1);
         // SAFETY: the caller's promise.
-        unsafe { self.put_back(span, block) };
+        if unsafe { self.put_back(span, block) } {
+            self.after_own_free(span, block);
+        }
+    }
+
+    /// What is left to do after a free that changes more than the span, and now and then.
+    #[cold]
+    #[inline(never)]
+    fn after_own_free(&self, span: &Span, block: *mut u8) {
+        self.after_free(span, block);
+        scavenger::start_if_due(After::Free);
     }
 
     /// Counts a free whose block goes to another heap.
@@ -233,11 +252,13 @@ impl ThreadHeap {
         self.bin(class).frees.add(1);
     }
 
+    /// Puts a block back into its span; whether [`after_free`](ThreadHeap::after_free) must follow.
+    ///
     /// # Safety
     ///
     /// As for `free`.
     #[inline(always)]
-    unsafe fn put_back(&self, span: &Span, block: *mut u8) {
+    unsafe fn put_back(&self, span: &Span, block: *mut u8) -> bool {
         let block: *mut Block = block.cast();
         let first = span.free.get();
         if first == block {
@@ -248,13 +269,10 @@ impl ThreadHeap {
         span.free.set(block);
         let used = span.used.get().wrapping_sub(1);
         span.used.set(used);
-        if used as i32 <= 0 || span.listing.get() == Listing::Full {
-            self.after_free(span, block.cast());
-        }
+        used as i32 <= 0 || span.listing.get() == Listing::Full
     }
 
     #[cold]
-    #[inline(never)]
     fn after_free(&self, span: &Span, block: *mut u8) {
         if (span.used.get() as i32) < 0 {
             misuse::double_free(block);
@@ -335,7 +353,11 @@ impl ThreadHeap {
             let span = page_map::find(block.cast());
             // SAFETY: the block was found to be in a span of ours when it was freed, and the span
             // is there as long as the block counts as used in it.
-            unsafe { self.put_back(&*span, block.cast()) };
+            unsafe {
+                if self.put_back(&*span, block.cast()) {
+                    self.after_free(&*span, block.cast());
+                }
+            }
             block = next;
         }
     }

@@ -1,4 +1,5 @@
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
@@ -7,6 +8,7 @@ use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{Options, ReleaseOnFree};
 use crate::page_map::Now;
 use crate::region::Regions;
+use crate::scavenger::Keeper;
 use crate::statistics::Statistics;
 
 /// The smallest heap page in bytes. On systems whose pages are larger, a heap page is one of
@@ -81,6 +83,8 @@ pub struct PageHeap<O: Os + Clone> {
     /// Held while memory is given back, which happens outside the lock on the pages. Always taken
     /// before that one.
     pub(crate) releasing: Lock<()>,
+    /// Not zero from a call for the scavenger until it comes. It waits on this word.
+    pub(crate) call: AtomicU32,
 }
 
 /// What the lock guards.
@@ -99,6 +103,10 @@ pub(crate) struct Pages<O: Os> {
     /// After a release that was refused, freeing does not try again before this many pages are
     /// idle.
     pub(crate) idle_before_retry: usize,
+    pub(crate) keeper: Keeper,
+    /// How often a scavenger looked; wraps.
+    pub(crate) look: u32,
+    pub(crate) peak_since_look: usize,
 }
 
 // SAFETY: pointers lead to metadata, which belongs to the heap as a value; reservations are Send
@@ -146,8 +154,12 @@ impl<O: Os + Clone> PageHeap<O> {
             departing: 0,
             counts,
             idle_before_retry: 0,
+            keeper: Keeper::Freeing,
+            look: 0,
+            peak_since_look: 0,
         };
-        PageHeap { os, accounts, options, pages: Lock::new(pages), releasing: Lock::new(()) }
+        let (pages, releasing) = (Lock::new(pages), Lock::new(()));
+        PageHeap { os, accounts, options, pages, releasing, call: AtomicU32::new(0) }
     }
 
     /// The size of a heap page in bytes: [`PAGE`], or the system's page if that is larger.
@@ -272,9 +284,18 @@ impl<O: Os + Clone> PageHeap<O> {
         Ok(())
     }
 
-    /// Gives back what is too much, after a run was freed. Lets go of the lock first.
+    /// After a run was freed, sees to it that what is too much goes back. Lets go of the lock first.
     #[inline]
-    fn release_if_due(&self, pages: LockGuard<'_, Pages<O>, O>) {
+    fn release_if_due(&self, mut pages: LockGuard<'_, Pages<O>, O>) {
+        match pages.keeper {
+            Keeper::Freeing => {}
+            Keeper::Asleep { call_above } if pages.idle > call_above => {
+                pages.keeper = Keeper::Awake;
+                drop(pages);
+                return self.call_scavenger();
+            }
+            Keeper::Asleep { .. } | Keeper::Awake => return,
+        }
         let ReleaseOnFree::Above { bytes, divisor } = self.options.release_on_free else { return };
         let (least, idle) = (bytes >> self.page_shift(), pages.idle);
         if idle <= least || idle < pages.idle_before_retry {
@@ -379,16 +400,17 @@ impl<O: Os + Clone> Pages<O> {
         // What was made Ready before a refusal stays so.
         self.idle += region.pages.idle() - idle_before;
         backed?;
-        let zeroed = region.pages.take(first, npages);
+        let zeroed = region.pages.take(first, npages, Some(self.look));
         self.idle -= npages;
         self.in_use += npages;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
+        self.peak_since_look = self.peak_since_look.max(self.in_use);
         Ok(zeroed)
     }
 
     #[inline]
     fn put_back(&mut self, index: usize, first: usize, npages: usize) {
-        self.regions[index].pages.put_back(first, npages, Now::Dirty);
+        self.regions[index].pages.put_back(first, npages, Now::Dirty { look: self.look });
         self.in_use -= npages;
         self.idle += npages;
     }

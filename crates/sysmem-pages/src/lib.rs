@@ -8,7 +8,8 @@
 //!
 //! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
 //! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
-//! them (`region`); the heap (`heap`), how it grows (`grow`) and how it gives back (`release`).
+//! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) and when
+//! (`scavenger`).
 #![no_std]
 
 #[cfg(test)]
@@ -23,11 +24,13 @@ mod options;
 mod page_map;
 mod region;
 mod release;
+mod scavenger;
 mod statistics;
 mod verify;
 
 pub use heap::{Accounts, PAGE, PageHeap, Run};
 pub use misuse::{Misuse, MisuseKind};
 pub use options::{HugePages, Options, ReleaseOnFree};
+pub use scavenger::Scavenger;
 pub use statistics::Statistics;
 pub use verify::Inconsistency;

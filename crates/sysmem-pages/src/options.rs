@@ -18,7 +18,8 @@ pub enum HugePages {
     Advise,
 }
 
-/// When freeing a run gives free memory back by itself.
+/// When freeing a run gives free memory back by itself: for owners that cannot have a
+/// [`Scavenger`](crate::Scavenger), whose first step ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReleaseOnFree {
     /// Never: the owner calls [`release`](crate::PageHeap::release).

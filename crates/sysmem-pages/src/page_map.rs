@@ -9,6 +9,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::bits::{Bits, PAGES as CHUNK_PAGES};
+use crate::scavenger::QUIET_LOOKS;
 
 /// What is known of each page of a chunk. All zeros: no page is mapped yet.
 #[repr(align(32))]
@@ -20,6 +21,8 @@ pub(crate) struct Chunk {
     backed: Bits,
     /// Free pages that will be found zero.
     zero: Bits,
+    /// The number of the scavenger's look before which a page was last handed out or freed.
+    touched: u32,
 }
 
 /// The free pages of one chunk, as a search wants to know them.
@@ -78,7 +81,10 @@ impl Alignment {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Now {
     /// Backed, with what their owner left in them.
-    Dirty,
+    Dirty {
+        /// The number of the scavenger's last look.
+        look: u32,
+    },
     /// Backed, with nothing changed: a release that did not happen.
     Unchanged,
     /// Given back to the system.
@@ -323,9 +329,10 @@ impl PageMap {
         }
     }
 
-    /// Takes free and backed pages out; whether all of them are zero.
+    /// Takes free and backed pages out; whether all of them are zero. `look` is the number of the
+    /// scavenger's last look; `None` where pages are taken out to be given back.
     #[inline]
-    pub(crate) fn take(&mut self, first: usize, npages: usize) -> bool {
+    pub(crate) fn take(&mut self, first: usize, npages: usize, look: Option<u32>) -> bool {
         let mut zero = true;
         for (index, from, len) in Self::parts(first, npages) {
             let (summaries, chunks) = self.both_mut();
@@ -335,6 +342,7 @@ impl PageMap {
             zero &= chunk.zero.holds(pages);
             let (begin, end) = chunk.free.run_around(from);
             chunk.free &= !pages;
+            chunk.touched = look.unwrap_or(chunk.touched);
             if begin == 0 {
                 summary.leading = from as u16;
             }
@@ -367,7 +375,11 @@ impl PageMap {
             debug_assert!((!chunk.free).holds(pages));
             chunk.free |= pages;
             match now {
-                Now::Dirty | Now::GivenBack { zero: false } => chunk.zero &= !pages,
+                Now::Dirty { look } => {
+                    chunk.zero &= !pages;
+                    chunk.touched = look;
+                }
+                Now::GivenBack { zero: false } => chunk.zero &= !pages,
                 Now::GivenBack { zero: true } => chunk.zero |= pages,
                 Now::Unchanged => {}
             }
@@ -415,16 +427,23 @@ impl PageMap {
 
     /// Calls `visit` with free and backed runs inside free runs of at least `least` (at most a
     /// chunk) pages, from the chunk that ends at or before page `below` down to the first, until
-    /// it says that it has enough. Returns the page down to which all was visited.
+    /// it says that it has enough. Returns the page down to which all was visited. With `quiet_at`,
+    /// the number of a look of the scavenger, chunks that are partly in use and were touched
+    /// shortly before it are left out.
     pub(crate) fn idle_runs_below(
         &self,
         below: usize,
         least: usize,
+        quiet_at: Option<u32>,
         mut visit: impl FnMut(usize, usize) -> bool,
     ) -> usize {
         for index in (0..below.div_ceil(CHUNK_PAGES)).rev() {
             let (summary, chunk) = (self.summaries()[index], &self.chunks()[index]);
             if summary.idle == 0 || (summary.longest as usize) < least {
+                continue;
+            }
+            let untouched = quiet_at.map(|look| look.wrapping_sub(chunk.touched));
+            if !summary.is_all_free() && untouched.is_some_and(|looks| looks < QUIET_LOOKS) {
                 continue;
             }
             for (from, len) in chunk.free.runs().filter(|run| run.1 >= least) {

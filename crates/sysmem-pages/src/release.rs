@@ -19,13 +19,47 @@ use crate::region::Region;
 const BATCH: usize = 64;
 
 /// How far a release has come.
-struct Search {
+pub(crate) struct Search {
     /// The least length in pages of the runs looked for.
     least: usize,
     /// All with higher addresses were looked at.
     below: usize,
     /// There is no more, or the system refused.
-    done: bool,
+    pub(crate) done: bool,
+    pub(crate) refused: bool,
+    /// For the scavenger, the number of its look: it leaves alone what is not idle long enough, and
+    /// reservations that are longer than what should go.
+    quiet_at: Option<u32>,
+}
+
+impl Search {
+    /// One that has come to its end.
+    pub(crate) const DONE: Search = Search { done: true, ..Search::ALL };
+
+    /// For whatever is idle.
+    const ALL: Search = Search {
+        least: CHUNK_PAGES,
+        below: usize::MAX,
+        done: false,
+        refused: false,
+        quiet_at: None,
+    };
+
+    /// The scavenger's.
+    pub(crate) const fn quiet_at(look: u32) -> Search {
+        Search { quiet_at: Some(look), ..Search::ALL }
+    }
+
+    /// Goes on with shorter runs; whether there are any. The scavenger walks large heaps often, and
+    /// takes fewer steps.
+    fn shorter(&mut self) -> bool {
+        if self.least == 1 {
+            return false;
+        }
+        self.least /= if self.quiet_at.is_some() { 16 } else { 2 };
+        self.below = usize::MAX;
+        true
+    }
 }
 
 /// What one call is to give back.
@@ -76,7 +110,7 @@ impl<O: Os + Clone> PageHeap<O> {
     pub fn release(&self, bytes: usize) -> usize {
         let shift = self.page_shift();
         let want = bytes.div_ceil(1 << shift);
-        let mut search = Search { least: CHUNK_PAGES, below: usize::MAX, done: false };
+        let mut search = Search::ALL;
         let mut released = 0;
         while released < want && !search.done {
             let _releasing = self.releasing.lock(&self.os);
@@ -92,20 +126,28 @@ impl<O: Os + Clone> PageHeap<O> {
 
     /// Gives back until `keep` pages are idle, unless another thread is giving back already.
     pub(crate) fn release_down_to(&self, keep: usize) {
-        let mut search = Search { least: CHUNK_PAGES, below: usize::MAX, done: false };
+        let mut search = Search::ALL;
         while !search.done {
             let Some(_releasing) = self.releasing.try_lock(&self.os) else { return };
-            self.release_batch(&mut search, |idle| idle.saturating_sub(keep));
+            self.release_batch(&mut search, |pages| pages.idle.saturating_sub(keep));
         }
     }
 
-    /// One call to the system. `want` says of the idle pages how many should go. Returns how many
-    /// went. The caller holds the lock `releasing`.
-    fn release_batch(&self, search: &mut Search, want: impl FnOnce(usize) -> usize) -> usize {
+    /// One call to the system for the scavenger, unless another thread is giving back.
+    pub(crate) fn scavenge(&self, search: &mut Search, want: impl FnOnce(&Pages<O>) -> usize) {
+        match self.releasing.try_lock(&self.os) {
+            Some(_releasing) => _ = self.release_batch(search, want),
+            None => search.done = true,
+        }
+    }
+
+    /// One call to the system. `want` says how many idle pages should go. Returns how many went.
+    /// The caller holds the lock `releasing`.
+    fn release_batch(&self, search: &mut Search, want: impl FnOnce(&Pages<O>) -> usize) -> usize {
         let nothing = PageRange::new(core::ptr::null_mut(), 0);
         let mut batch = Batch { ranges: [nothing; BATCH], len: 0, npages: 0 };
         let mut pages = self.lock();
-        let want = want(pages.idle);
+        let want = want(&pages);
         let Some(work) = pages.choose(want, search, &mut batch, self.page_shift()) else {
             search.done = true;
             return 0;
@@ -135,7 +177,7 @@ impl<O: Os + Clone> PageHeap<O> {
             }
         };
         if refused {
-            search.done = true;
+            (search.done, search.refused) = (true, true);
             pages.counts.failed_releases += 1;
             pages.idle_before_retry = pages.idle + pages.idle / 4 + CHUNK_PAGES;
         } else {
@@ -157,18 +199,24 @@ impl<O: Os + Clone> Pages<O> {
         batch: &mut Batch,
         shift: u32,
     ) -> Option<Work<O>> {
-        if want == 0 {
+        let scavenges = search.quiet_at.is_some();
+        if want == 0 && !scavenges {
             return None;
         }
-        if want >= self.idle && search.least > 1 {
+        if want >= self.idle && search.least > 1 && !scavenges {
             // Everything goes: no use in looking for the longest first.
-            *search = Search { least: 1, below: usize::MAX, done: false };
+            *search = Search { least: 1, ..Search::ALL };
         }
         for index in (0..self.regions.len()).rev() {
-            let region = &self.regions[index];
-            if region.dedicated && region.pages.busy() == 0 {
+            let pages = &self.regions[index].pages;
+            let free = self.regions[index].dedicated && pages.busy() == 0;
+            // A long one would take the scavenger long; it is emptied first.
+            if free && (!scavenges || pages.idle() <= want) {
                 return Some(Work::Whole(self.take_region_out(index)));
             }
+        }
+        if want == 0 {
+            return None;
         }
         loop {
             for index in (0..self.regions.len()).rev() {
@@ -177,28 +225,34 @@ impl<O: Os + Clone> Pages<O> {
                     continue;
                 }
                 let below = region.page_of(search.below).min(region.pages.npages());
-                let down_to = region.pages.idle_runs_below(below, search.least, |first, len| {
-                    if batch.npages >= want || !batch.add(region.address_of(first), len << shift) {
-                        return false;
-                    }
-                    batch.npages += len;
-                    true
-                });
+                let down_to = region.pages.idle_runs_below(
+                    below,
+                    search.least,
+                    search.quiet_at,
+                    |first, len| {
+                        if batch.npages >= want
+                            || !batch.add(region.address_of(first), len << shift)
+                        {
+                            return false;
+                        }
+                        batch.npages += len;
+                        true
+                    },
+                );
                 search.below = region.start + (down_to << shift);
                 if batch.len > 0 {
                     for range in batch.ranges() {
-                        region.pages.take(region.page_of(range.start.addr()), range.len >> shift);
+                        let first = region.page_of(range.start.addr());
+                        region.pages.take(first, range.len >> shift, None);
                     }
                     self.idle -= batch.npages;
                     self.leaving += batch.npages;
                     return Some(Work::Pages { index });
                 }
             }
-            if search.least == 1 {
+            if !search.shorter() {
                 return None;
             }
-            search.least /= 2;
-            search.below = usize::MAX;
         }
     }
 

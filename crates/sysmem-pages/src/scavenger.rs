@@ -1,0 +1,242 @@
+//! When free memory goes back, where somebody can see to it while nobody allocates.
+//!
+//! Giving back too early costs a page fault for every page that is wanted again, and breaks huge
+//! pages; too late, and the process is large for nothing. Freeing cannot decide this, because the
+//! answer lies in what does not happen afterwards. So a scavenger looks at the heap ten times a
+//! second while there is something to give back, and sleeps while there is not:
+//!
+//! - What was in use at the peaks of the last half second is held back: a load that goes up and
+//!   down faster than that keeps its memory. A sixteenth of what is in use, or 1 MiB, always stays.
+//! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
+//!   was handed out from it or freed to it for two looks.
+//! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
+//!   fills by 350 ms a minute. A call that cost more than was left is paid back before the next.
+//!
+//! The policy is an object without a thread: [`Scavenger::step`] does a few milliseconds' work and
+//! says when it wants to be called again.
+
+use core::sync::atomic::Ordering::*;
+use core::time::Duration;
+
+use sysmem::Os;
+
+use crate::heap::{PageHeap, Pages};
+use crate::release::Search;
+
+/// How often the heap is looked at while there is something to give back.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks over which the peak of what is in use is held back.
+const LOOKS_HELD: usize = 5;
+
+/// Looks during which a huge page must be left alone before it is broken.
+pub(crate) const QUIET_LOOKS: u32 = 2;
+
+/// The most that one step gives back, in bytes: what the system does in some milliseconds.
+const STEP: usize = 32 << 20;
+
+/// How long after a refusal the system is asked again.
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
+
+/// As much stays free and backed whatever is in use, in bytes.
+const LEAST_KEPT: usize = 1 << 20;
+
+/// The part of what is in use that stays free and backed.
+const KEPT_DIVISOR: usize = 16;
+
+/// CPU time that may be used at once, and what is added in a minute: together a hundredth of it.
+const BURST: Duration = Duration::from_millis(250);
+const ADDED_A_MINUTE: Duration = Duration::from_millis(350);
+
+/// Who gives free memory back by itself.
+pub(crate) enum Keeper {
+    /// Whoever frees, as the options say.
+    Freeing,
+    /// A scavenger, which wants to be called when more pages than this are idle.
+    Asleep { call_above: usize },
+    /// A scavenger, which is going to look.
+    Awake,
+}
+
+/// Gives back what is free and not soon needed, within its share of a CPU.
+///
+/// One at a time for a heap: a thread that does nothing else, or an owner's loop.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use sysmem::Native;
+/// # use sysmem_pages::{Accounts, Options, PAGE, PageHeap, Scavenger};
+/// # static ACCOUNTS: Accounts = Accounts::new("buffers", "buffers: records");
+/// static HEAP: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
+///
+/// let run = HEAP.allocate(4096, PAGE)?;
+/// // SAFETY: the whole run, which nobody uses.
+/// unsafe { HEAP.free(run.start, run.npages) }?;
+/// let mut scavenger = Scavenger::new();
+/// // For a thread of its own this would be `loop`.
+/// while let Some(wait) = scavenger.step(&HEAP) {
+///     HEAP.wait_for_call(Some(wait));
+/// }
+/// assert!(HEAP.statistics().free_backed <= 2 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Scavenger {
+    budget: Budget,
+    /// What was in use at most, in pages, between looks; the last ones, in a ring.
+    peaks: [usize; LOOKS_HELD],
+    looks: usize,
+    next_look: Duration,
+    search: Search,
+}
+
+impl Scavenger {
+    /// A scavenger with a full budget that has seen nothing yet.
+    pub const fn new() -> Scavenger {
+        Scavenger {
+            budget: Budget { left: BURST.as_nanos() as i64, filled: None },
+            peaks: [0; LOOKS_HELD],
+            looks: 0,
+            next_look: Duration::ZERO,
+            search: Search::DONE,
+        }
+    }
+
+    /// Gives back a part of what should go now, and says when to be called again: zero if there is
+    /// more to do at once, `None` if there is nothing to do before the heap calls
+    /// ([`PageHeap::wait_for_call`]). May be called earlier, too. From the first step on, freeing
+    /// gives nothing back by itself.
+    pub fn step<O: Os + Clone>(&mut self, heap: &PageHeap<O>) -> Option<Duration> {
+        let (now, began) = (heap.os.monotonic_time(), heap.os.thread_cpu_time());
+        let next = self.step_at(now, heap);
+        self.budget.spend(heap.os.thread_cpu_time().saturating_sub(began));
+        next
+    }
+
+    fn step_at<O: Os + Clone>(&mut self, now: Duration, heap: &PageHeap<O>) -> Option<Duration> {
+        if let Some(wait) = self.budget.wait(now) {
+            return Some(wait);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            let (peak, look) = heap.lock().look();
+            self.peaks[self.looks % LOOKS_HELD] = peak;
+            self.looks += 1;
+            self.search = Search::quiet_at(look);
+        }
+        let needed = self.peaks.into_iter().max().unwrap_or(0);
+        if !self.search.done {
+            heap.scavenge(&mut self.search, |pages| {
+                let kept = pages.kept(heap.page_shift());
+                let held = needed.saturating_sub(pages.in_use).max(kept);
+                pages.idle.saturating_sub(held).min(STEP >> heap.page_shift())
+            });
+            if !self.search.done {
+                return Some(Duration::ZERO);
+            }
+        }
+        if self.search.refused {
+            self.next_look = now + AFTER_REFUSAL;
+            self.search.refused = false;
+        }
+        if heap.lock().rest(heap.page_shift()) {
+            return None;
+        }
+        Some(self.next_look.saturating_sub(now))
+    }
+}
+
+impl Default for Scavenger {
+    fn default() -> Scavenger {
+        Scavenger::new()
+    }
+}
+
+/// CPU time that may be used: a bucket that fills slowly.
+struct Budget {
+    /// In nanoseconds; negative after a call that cost more than there was.
+    left: i64,
+    filled: Option<Duration>,
+}
+
+impl Budget {
+    /// How many nanoseconds fill the bucket by one.
+    const SLOWNESS: i64 = 60_000 / ADDED_A_MINUTE.as_millis() as i64;
+
+    /// How long it takes until something is left; `None` if something is.
+    fn wait(&mut self, now: Duration) -> Option<Duration> {
+        let elapsed = now.saturating_sub(self.filled.unwrap_or(now)).as_nanos() as i64;
+        let added = elapsed / Self::SLOWNESS;
+        // What is too little to add one stays for the next time.
+        let counted = Duration::from_nanos((added * Self::SLOWNESS) as u64);
+        self.filled = Some(self.filled.map_or(now, |filled| filled + counted));
+        self.left = (self.left + added).min(BURST.as_nanos() as i64);
+        (self.left <= 0)
+            .then(|| Duration::from_nanos((1 - self.left) as u64 * Self::SLOWNESS as u64))
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.left -= time.as_nanos() as i64;
+    }
+}
+
+impl<O: Os + Clone> PageHeap<O> {
+    /// Says that a [`Scavenger`] will give memory back: from now on freeing does not, but calls for
+    /// the scavenger when more than `bytes` are free and backed.
+    pub fn expect_scavenger(&self, bytes: usize) {
+        self.call.store(0, Relaxed);
+        self.lock().keeper = Keeper::Asleep { call_above: bytes >> self.page_shift() };
+    }
+
+    /// Says that no scavenger will come any more: freeing gives back again as [`Options`] say.
+    ///
+    /// [`Options`]: crate::Options
+    pub fn dismiss_scavenger(&self) {
+        self.lock().keeper = Keeper::Freeing;
+    }
+
+    /// Waits until the heap calls for its scavenger, or until `timeout`; now and then returns
+    /// earlier. Calls that came before count.
+    pub fn wait_for_call(&self, timeout: Option<Duration>) {
+        if self.call.load(Acquire) == 0 {
+            self.os.park(&self.call, 0, timeout);
+        }
+        self.call.store(0, Relaxed);
+    }
+
+    /// Whether the heap called for its scavenger, which has not come yet.
+    #[inline]
+    pub fn calls_for_scavenger(&self) -> bool {
+        self.call.load(Relaxed) != 0
+    }
+
+    /// Ends a [`wait_for_call`](PageHeap::wait_for_call), as if there were something to give back.
+    pub fn call_scavenger(&self) {
+        self.call.store(1, Release);
+        self.os.wake(&self.call, 1);
+    }
+}
+
+impl<O: Os + Clone> Pages<O> {
+    /// Begins a new look: the most pages that were in use since the last one, and its number.
+    fn look(&mut self) -> (usize, u32) {
+        self.keeper = Keeper::Awake;
+        self.look = self.look.wrapping_add(1);
+        (core::mem::replace(&mut self.peak_since_look, self.in_use), self.look)
+    }
+
+    /// The pages that stay idle whatever was needed before.
+    fn kept(&self, shift: u32) -> usize {
+        (LEAST_KEPT >> shift).max(self.in_use / KEPT_DIVISOR)
+    }
+
+    /// Lets the scavenger sleep if there is not much more than what stays anyway.
+    fn rest(&mut self, shift: u32) -> bool {
+        let kept = self.kept(shift);
+        let call_above = kept + kept / 2;
+        let rests = self.idle <= call_above;
+        if rests {
+            self.keeper = Keeper::Asleep { call_above };
+        }
+        rests
+    }
+}
