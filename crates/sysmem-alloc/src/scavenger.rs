@@ -96,11 +96,12 @@ pub(crate) fn start_if_due(after: After) {
 
 #[cold]
 fn consider_start(after: After) {
-    let single = is_single_threaded();
     let due = match after {
-        After::Free => single && PAGES.calls_for_scavenger(),
-        After::Allocation if single => PAGES.calls_for_scavenger(),
-        After::Allocation => ACCOUNTS.heap.figures().ready >= START_ABOVE as u64,
+        After::Free => PAGES.calls_for_scavenger() && is_single_threaded(),
+        After::Allocation => {
+            PAGES.calls_for_scavenger()
+                || ACCOUNTS.heap.figures().ready >= START_ABOVE as u64 && !is_single_threaded()
+        }
     };
     // A thread without a heap of its own is not born yet or ends.
     if due && lifecycle::current().is_some() {

@@ -238,12 +238,15 @@ impl ThreadHeap {
         }
     }
 
-    /// What is left to do after a free that changes more than the span, and now and then.
+    /// [`after_free`](ThreadHeap::after_free) where the caller's work on the heap is done with it.
     #[cold]
     #[inline(never)]
     fn after_own_free(&self, span: &Span, block: *mut u8) {
+        let releases = span.listing.get() == Listing::Available;
         self.after_free(span, block);
-        scavenger::start_if_due(After::Free);
+        if releases {
+            scavenger::start_if_due(After::Free);
+        }
     }
 
     /// Counts a free whose block goes to another heap.
@@ -272,7 +275,6 @@ impl ThreadHeap {
         used as i32 <= 0 || span.listing.get() == Listing::Full
     }
 
-    #[cold]
     fn after_free(&self, span: &Span, block: *mut u8) {
         if (span.used.get() as i32) < 0 {
             misuse::double_free(block);

@@ -3,9 +3,10 @@
 #![cfg(unix)]
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 use std::{env, ptr, thread};
 
-use sysmem_alloc::{SysMem, allocate, free, reallocate};
+use sysmem_alloc::{SysMem, allocate, free, reallocate, start_scavenger, statistics};
 
 #[global_allocator]
 static ALLOCATOR: SysMem = SysMem;
@@ -171,4 +172,31 @@ fn running_out_of_address_space_is_null_and_not_the_end() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("went on"));
+}
+
+#[test]
+fn a_program_that_starts_the_scavenger_is_small_when_it_waits() {
+    if is_case() {
+        start_scavenger();
+        for _ in 0..2 {
+            let blocks: Vec<Vec<u8>> = (0..100_000).map(|_| vec![1; 1000]).collect();
+            assert!(statistics().pages.in_use > 90 << 20);
+            let released = statistics().pages.released;
+            drop(blocks);
+            // Freeing by itself would have given back by now.
+            let now = statistics().pages;
+            assert!(now.free_backed > 90 << 20 && now.released == released, "{now:?}");
+            let freed = Instant::now();
+            while statistics().pages.free_backed > 4 << 20 {
+                assert!(freed.elapsed() < Duration::from_secs(10), "{:?}", statistics().pages);
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        println!("small");
+        return;
+    }
+    let output = run_case("a_program_that_starts_the_scavenger_is_small_when_it_waits");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("small"));
 }
