@@ -183,9 +183,9 @@ fn a_program_that_starts_the_scavenger_is_small_when_it_waits() {
             assert!(statistics().pages.in_use > 90 << 20);
             let released = statistics().pages.released;
             drop(blocks);
-            // Freeing by itself would have given back by now.
+            // Freeing by itself would have given nearly all of it back by now.
             let now = statistics().pages;
-            assert!(now.free_backed > 90 << 20 && now.released == released, "{now:?}");
+            assert!(now.released - released < 32 << 20, "{now:?}");
             let freed = Instant::now();
             while statistics().pages.free_backed > 4 << 20 {
                 assert!(freed.elapsed() < Duration::from_secs(10), "{:?}", statistics().pages);
