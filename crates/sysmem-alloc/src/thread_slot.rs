@@ -106,6 +106,8 @@ pub(crate) use initial_exec::{get, set};
     any(target_arch = "x86_64", target_arch = "aarch64"),
     not(miri)
 )))]
+// Clippy 1.96 does not see the `const` where the target has no native thread-locals.
+#[allow(clippy::missing_const_for_thread_local)]
 mod portable {
     extern crate std;
 

@@ -139,8 +139,13 @@ fn a_child_forked_while_others_allocate_can_allocate() {
 fn running_out_of_address_space_is_null_and_not_the_end() {
     if is_case() {
         let limit = libc::rlimit { rlim_cur: 256 << 20, rlim_max: 256 << 20 };
+        // OpenBSD has no limit on address space; its limit on data counts all writable memory.
+        #[cfg(not(target_os = "openbsd"))]
+        let resource = libc::RLIMIT_AS;
+        #[cfg(target_os = "openbsd")]
+        let resource = libc::RLIMIT_DATA;
         // SAFETY: limits this process, which is the case's own.
-        if unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) } != 0 {
+        if unsafe { libc::setrlimit(resource, &limit) } != 0 {
             println!("went on");
             return;
         }

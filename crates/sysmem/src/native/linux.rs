@@ -18,8 +18,9 @@ pub type Native = crate::os::linux::Linux<Kernel>;
 pub(super) const NAME: Name = Name::Linux;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
-/// "This process", where a call takes a descriptor of one (pidfd_open(2), Linux 6.14).
-const PIDFD_SELF: c_int = -10001;
+/// The calling thread, where a call takes a descriptor of a process (<linux/pidfd.h>, Linux 6.14):
+/// its memory is the process's. `PIDFD_SELF_PROCESS` means the first thread, which may have ended.
+const PIDFD_SELF: c_int = -10000;
 const PR_SET_VMA: c_int = 0x5356_4d41;
 const PR_SET_VMA_ANON_NAME: usize = 0;
 

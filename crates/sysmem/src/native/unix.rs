@@ -64,8 +64,8 @@ fn clock(id: libc::clockid_t) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-#[cfg(not(any(target_os = "dragonfly", target_vendor = "apple")))]
 /// A time as the kernel takes it, cut off at what every `time_t` holds.
+#[cfg(any(test, not(any(target_os = "dragonfly", target_vendor = "apple"))))]
 pub(super) fn timespec(time: Duration) -> libc::timespec {
     libc::timespec {
         tv_sec: time.as_secs().min(i32::MAX as u64) as libc::time_t,
