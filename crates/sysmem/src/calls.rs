@@ -186,6 +186,18 @@ pub trait Files: UnixCalls {
     fn close(&self, file: i32);
 }
 
+/// Changing settings that the kernel offers as files, such as those in /sys.
+pub trait WriteFiles: Files {
+    /// Writes `bytes` to a file that is there, in one write(2).
+    fn write_file(&self, path: &CStr, bytes: &[u8]) -> Result<(), Errno>;
+}
+
+/// Settings of the calling process by number: prctl(2) of Linux, with one argument that is a number.
+pub trait ProcessControl: UnixCalls {
+    /// Carries out `option`; returns what it answers.
+    fn process_control(&self, option: i32, argument: usize) -> Result<i32, Errno>;
+}
+
 /// Which pages of a range are resident: mincore(2), which OpenBSD removed in 6.5.
 pub trait Mincore: UnixCalls {
     /// Fills `residency` with one byte a page of the range, whose bits are the kernel's.

@@ -53,6 +53,8 @@ pub enum Operation {
     CreateObject,
     MapObject,
     DiscardObject,
+    /// Switching huge pages on or off.
+    SwitchHugePages,
     /// A page heap handing out a run of pages.
     AllocatePages,
 }
@@ -82,6 +84,7 @@ impl Operation {
             Operation::CreateObject => "create object",
             Operation::MapObject => "map object",
             Operation::DiscardObject => "discard object",
+            Operation::SwitchHugePages => "switch huge pages",
             Operation::AllocatePages => "allocate pages",
         }
     }
@@ -155,9 +158,14 @@ pub enum ErrorKind {
     Lost,
     /// This system or this kernel does not have it.
     NotSupported,
+    /// It can only be set when the system boots.
+    SetAtBoot {
+        /// The setting, as the boot loader calls it.
+        tunable: &'static str,
+    },
     /// The process is not there, or it ended, or executed another program, while it was looked at.
     Gone,
-    /// The system does not show it to this user.
+    /// The system does not show it to this user, or does not let this user change it.
     Denied,
     /// What the system told is not in the form that it should have.
     Unreadable,
@@ -255,8 +263,8 @@ impl fmt::Display for Limit {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.operation.name())?;
-        // Usage is of a process or of the machine, not of a range.
-        if self.operation != Operation::Usage {
+        // These are of a process or of the machine, not of a range.
+        if !matches!(self.operation, Operation::Usage | Operation::SwitchHugePages) {
             write!(f, " of {}", Human(self.len as u64))?;
         }
         if self.address != 0 {
@@ -309,11 +317,16 @@ impl fmt::Display for Error {
                 "the range was lost in a replacement that failed half way; forget the reservation",
             ),
             ErrorKind::NotSupported => f.write_str("this system does not have it"),
+            ErrorKind::SetAtBoot { tunable } => write!(
+                f,
+                "the system takes it only when it boots; set {tunable} in /boot/loader.conf and \
+                 boot again"
+            ),
             ErrorKind::Gone => f.write_str(
                 "the process is not there, or ended or executed another program meanwhile",
             ),
             ErrorKind::Denied => f.write_str(
-                "the system does not show it to this user; run as the user of the process or root",
+                "the system does not allow it to this user; run as the user of the process or root",
             ),
             ErrorKind::Unreadable => {
                 f.write_str("what the system told is not in the form that it should have")

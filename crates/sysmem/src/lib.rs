@@ -49,6 +49,7 @@ pub mod calls;
 mod error;
 #[cfg(feature = "call-sites")]
 mod history;
+pub mod huge;
 mod lock;
 pub mod native;
 pub mod os;

@@ -54,7 +54,8 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use crate::calls::{
-    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessMadvise, UnixCalls,
+    Calls, Files, Findings, Kernel, Mincore, NameMapping, ProcessControl, ProcessMadvise,
+    UnixCalls, WriteFiles,
 };
 use crate::{Errno, PageRange, Protection};
 use machine::Machine;
@@ -379,6 +380,18 @@ impl Files for Simulated {
 
     fn close(&self, file: i32) {
         assert!(self.files().remove(&file).is_some(), "file {file} closed, but not open");
+    }
+}
+
+impl WriteFiles for Simulated {
+    fn write_file(&self, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+        linux::write_file(&mut self.call(), path, bytes)
+    }
+}
+
+impl ProcessControl for Simulated {
+    fn process_control(&self, option: i32, argument: usize) -> Result<i32, Errno> {
+        linux::process_control(&mut self.call(), option, argument)
     }
 }
 

@@ -9,7 +9,9 @@ use core::time::Duration;
 
 pub use super::unix::Kernel;
 use super::unix::{done, last_error, same, same_errno, timespec};
-use crate::calls::{Files, Kernel as Name, NameMapping, ProcessMadvise};
+use crate::calls::{
+    Files, Kernel as Name, NameMapping, ProcessControl, ProcessMadvise, WriteFiles,
+};
 use crate::{Errno, PageRange};
 
 /// The operating system that this program runs on. Zero-sized.
@@ -28,6 +30,7 @@ same!(crate::os::linux: MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE, RLIMI
 same!(crate::os::linux: MADV_DONTNEED, MADV_FREE, MADV_DONTFORK, MADV_DOFORK, MADV_HUGEPAGE);
 same!(crate::os::linux: MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK);
 same!(crate::os::linux: MADV_KEEPONFORK, MADV_DONTNEED_LOCKED, MADV_COLLAPSE);
+same!(crate::os::linux::huge: PR_SET_THP_DISABLE, PR_GET_THP_DISABLE);
 same_errno!(crate::os::linux: ENOSYS);
 const _: () = assert!(size_of::<PageRange>() == size_of::<libc::iovec>());
 
@@ -73,6 +76,30 @@ impl Files for Kernel {
     fn close(&self, file: i32) {
         // SAFETY: the descriptor is the caller's.
         unsafe { libc::close(file) };
+    }
+}
+
+impl WriteFiles for Kernel {
+    fn write_file(&self, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+        // SAFETY: `path` ends in zero.
+        let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+        if file < 0 {
+            return Err(last_error());
+        }
+        // SAFETY: the buffer is as long as said.
+        let written = unsafe { libc::write(file, bytes.as_ptr().cast(), bytes.len()) };
+        // A setting is taken whole or not at all.
+        let answer = if written < 0 { Err(last_error()) } else { Ok(()) };
+        self.close(file);
+        answer
+    }
+}
+
+impl ProcessControl for Kernel {
+    fn process_control(&self, option: i32, argument: usize) -> Result<i32, Errno> {
+        // SAFETY: prctl(2) with numbers only. What options demand to be zero is.
+        let answer = unsafe { libc::prctl(option, argument, 0usize, 0usize, 0usize) };
+        if answer < 0 { Err(last_error()) } else { Ok(answer) }
     }
 }
 

@@ -28,7 +28,8 @@ use super::unix::{
 };
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
 use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
-use crate::{Errno, ErrorKind, Limit, Operation};
+use crate::huge::{HugePageControl, HugePages, Mode, Scope};
+use crate::{Errno, Error, ErrorKind, Limit, Operation, Os};
 
 // <sys/mman.h>, <sys/resource.h>, <sys/sysctl.h> of FreeBSD 14.5.
 pub(crate) const MAP_EXCL: i32 = 0x4000;
@@ -215,5 +216,34 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
             huge: byte & MINCORE_SUPER != 0,
             ..PageResidency::default()
         })
+    }
+}
+
+/// The boot loader's names of the switch: x86's, and that of arm64 (sys/arm64/arm64/pmap.c).
+const SUPERPAGES: [(&core::ffi::CStr, &str); 2] = [
+    (c"vm.pmap.pg_ps_enabled", "vm.pmap.pg_ps_enabled"),
+    (c"vm.pmap.superpages_enabled", "vm.pmap.superpages_enabled"),
+];
+
+fn superpages(kernel: &impl SysctlByName) -> Option<(bool, &'static str)> {
+    SUPERPAGES.iter().find_map(|&(name, tunable)| Some((bsd::number(kernel, name)? != 0, tunable)))
+}
+
+impl<K: FreeBsdCalls> HugePageControl for FreeBsd<K> {
+    fn huge_pages(&self) -> HugePages {
+        let mode = superpages(&self.kernel).map(|(on, _)| match on {
+            true => Mode::Always,
+            false => Mode::Never,
+        });
+        HugePages { size: self.huge_page_size(), mode, on_for_process: None }
+    }
+
+    /// Refused: the kernel reads the setting when it boots, and answers EPERM to root (seen).
+    fn switch_huge_pages(&self, _scope: Scope, _on: bool) -> Result<(), Error> {
+        let kind = match superpages(&self.kernel) {
+            Some((_, tunable)) => ErrorKind::SetAtBoot { tunable },
+            None => ErrorKind::NotSupported,
+        };
+        Err(Error::new(Operation::SwitchHugePages, 0, 0, kind))
     }
 }

@@ -18,6 +18,7 @@
 //!   makes private memory shared.
 
 mod capabilities;
+pub(crate) mod huge;
 
 use core::ffi::CStr;
 use core::num::NonZeroU64;

@@ -5,6 +5,7 @@
 //! agreed. What is marked seen was tried by hand on 6.18.
 
 use std::ffi::{CStr, CString};
+use std::format;
 use std::ops::Range;
 use std::string::String;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
 use crate::calls::Kernel;
+use crate::os::linux::huge::{PR_GET_THP_DISABLE, PR_SET_THP_DISABLE};
 use crate::os::linux::{
     ENOSYS, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
     MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE,
@@ -498,6 +500,38 @@ fn lock(machine: &mut Machine, range: Range<usize>, locked: bool) -> Result<(), 
     })
 }
 
+/// Documentation/admin-guide/mm/transhuge.rst.
+const HUGE_PAGE_MODES: [&str; 3] = ["always", "madvise", "never"];
+
+/// mm/huge_memory.c, `enabled_store`: a word it knows, with or without a newline, or EINVAL.
+pub(super) fn write_file(machine: &mut Machine, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    match path.to_bytes() {
+        b"/sys/kernel/mm/transparent_hugepage/enabled"
+            if machine.settings.proc_mounted && machine.settings.huge_page_size.is_some() =>
+        {
+            let word = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            let known = HUGE_PAGE_MODES.into_iter().find(|mode| mode.as_bytes() == word);
+            machine.huge_page_mode = known.ok_or(EINVAL)?;
+            Ok(())
+        }
+        _ => Err(ENOENT),
+    }
+}
+
+/// prctl(2), `PR_SET_THP_DISABLE` and `PR_GET_THP_DISABLE` (3.15).
+pub(super) fn process_control(
+    machine: &mut Machine,
+    option: i32,
+    argument: usize,
+) -> Result<i32, Errno> {
+    match option {
+        PR_SET_THP_DISABLE => machine.huge_pages_off = argument != 0,
+        PR_GET_THP_DISABLE => return Ok(machine.huge_pages_off.into()),
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
+}
+
 /// What a file of /proc or /sys holds.
 pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
     use std::fmt::Write;
@@ -532,6 +566,13 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
                 Overcommit::Never { .. } => 2,
             };
             writeln!(text, "{mode}")
+        }
+        b"/sys/kernel/mm/transparent_hugepage/enabled" if settings.huge_page_size.is_some() => {
+            let marked = HUGE_PAGE_MODES.map(|mode| match mode == machine.huge_page_mode {
+                true => format!("[{mode}]"),
+                false => mode.into(),
+            });
+            writeln!(text, "{}", marked.join(" "))
         }
         b"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size" => match settings.huge_page_size {
             Some(size) => writeln!(text, "{size}"),

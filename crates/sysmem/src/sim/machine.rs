@@ -21,6 +21,9 @@ pub struct Machine {
     pub(crate) random: Random,
     /// The next fixed mapping runs out of kernel memory on its way.
     pub(crate) starve_replacement: bool,
+    /// Whether huge pages are switched off for the process, and when the machine builds them.
+    pub(crate) huge_pages_off: bool,
+    pub(crate) huge_page_mode: &'static str,
     memory: Memory,
     /// The last that [`object`](Machine::object) gave out.
     objects: u64,
@@ -61,6 +64,8 @@ impl Machine {
             settings,
             mappings: Mappings::default(),
             starve_replacement: false,
+            huge_pages_off: false,
+            huge_page_mode: "madvise",
             memory,
             objects: 0,
             now: 0,

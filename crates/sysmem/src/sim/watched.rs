@@ -10,8 +10,8 @@ use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessMadvise, ResourceUsage,
-    Resources, Sysctl, SysctlByName, UnixCalls,
+    Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessControl, ProcessMadvise,
+    ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls, WriteFiles,
 };
 use crate::{Errno, PageRange};
 
@@ -29,6 +29,8 @@ pub enum Call {
     ResourceLimit { resource: i32 },
     Open { path: CString },
     ReadAt { file: i32, len: usize, offset: u64 },
+    WriteFile { path: CString, bytes: Vec<u8> },
+    ProcessControl { option: i32, argument: usize },
     Minherit { address: usize, len: usize, inherit: i32 },
     Sysctl { mib: Vec<i32> },
     SysctlByName { name: CString },
@@ -309,6 +311,21 @@ impl<K: Files, W: Watch> Files for Watched<K, W> {
 
     fn close(&self, file: i32) {
         self.kernel.close(file);
+    }
+}
+
+impl<K: WriteFiles, W: Watch> WriteFiles for Watched<K, W> {
+    fn write_file(&self, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+        let call = Call::WriteFile { path: path.into(), bytes: bytes.into() };
+        self.pass(call, || self.kernel.write_file(path, bytes), no_number)
+    }
+}
+
+impl<K: ProcessControl, W: Watch> ProcessControl for Watched<K, W> {
+    fn process_control(&self, option: i32, argument: usize) -> Result<i32, Errno> {
+        let call = Call::ProcessControl { option, argument };
+        let run = || self.kernel.process_control(option, argument);
+        self.pass(call, run, |&answer| answer as usize)
     }
 }
 

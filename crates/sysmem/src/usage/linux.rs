@@ -149,7 +149,7 @@ fn process_refusal(errno: Errno) -> Error {
 }
 
 /// The beginning of a file, as much as fits into the buffer.
-fn read<'b>(kernel: &impl Files, path: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+pub(crate) fn read<'b>(kernel: &impl Files, path: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     File::open(kernel, path).ok()?.fill(buffer).ok()
 }
 

@@ -445,3 +445,24 @@ fn dragonfly_keeps_what_the_limit_on_mappings_refuses_to_replace() {
     let error = os.do_fault(PLAIN).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
 }
+
+#[test]
+fn freebsd_says_that_superpages_are_switched_at_boot() {
+    use sysmem::huge::{HugePageControl, Mode, Scope};
+    for tunable in [c"vm.pmap.pg_ps_enabled", c"vm.pmap.superpages_enabled"] {
+        let mut kernel = Scripted::<SpeaksFreeBsd>::new();
+        kernel.values.push((tunable, 1i32.to_ne_bytes().to_vec()));
+        let os = FreeBsd::new(kernel);
+        assert_eq!(os.huge_pages().mode, Some(Mode::Always));
+        for scope in [Scope::Process, Scope::System] {
+            let error = os.switch_huge_pages(scope, false).unwrap_err();
+            let tunable = tunable.to_str().unwrap();
+            assert_eq!(error.kind(), ErrorKind::SetAtBoot { tunable });
+            assert!(error.to_string().contains(tunable), "{error}");
+            assert!(error.to_string().contains("/boot/loader.conf"), "{error}");
+        }
+    }
+    let mut kernel = Scripted::<SpeaksFreeBsd>::new();
+    kernel.values.push((c"vm.pmap.pg_ps_enabled", 0i32.to_ne_bytes().to_vec()));
+    assert_eq!(FreeBsd::new(kernel).huge_pages().mode, Some(Mode::Never));
+}

@@ -8,6 +8,7 @@ use super::{
     GuardMechanism, Guards, Mappings, MemoryObject, MemoryObjects, Sealing, SystemMapping,
 };
 use crate::calls::VirtualMemory;
+use crate::huge::{HugePageControl, HugePages, Scope};
 use crate::os::unix::Unix;
 use crate::os::windows::Windows;
 use crate::os::{Os, PageRange, darwin, dragonfly, freebsd, illumos, netbsd, openbsd};
@@ -83,6 +84,29 @@ macro_rules! unsealed {
             }
         }
     )*};
+}
+
+macro_rules! unswitched {
+    ($([$($generics:tt)*] $system:ty;)*) => {$(
+        impl<$($generics)*> HugePageControl for $system {
+            fn huge_pages(&self) -> HugePages {
+                HugePages { size: self.huge_page_size(), ..HugePages::default() }
+            }
+
+            fn switch_huge_pages(&self, _scope: Scope, _on: bool) -> Result<(), Error> {
+                Err(Error::new(Operation::SwitchHugePages, 0, 0, ErrorKind::NotSupported))
+            }
+        }
+    )*};
+}
+
+unswitched! {
+    [K: netbsd::NetBsdCalls] Unix<K, netbsd::NetBsdRules>;
+    [K: openbsd::OpenBsdCalls] Unix<K, openbsd::OpenBsdRules>;
+    [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
+    [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
+    [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
+    [K: VirtualMemory] Windows<K>;
 }
 
 elsewhere! {

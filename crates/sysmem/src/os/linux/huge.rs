@@ -1,0 +1,67 @@
+//! Transparent huge pages: Documentation/admin-guide/mm/transhuge.rst.
+
+use core::ffi::CStr;
+
+use super::{ENOSYS, Linux, LinuxCalls};
+use crate::calls::{ProcessControl, WriteFiles};
+use crate::huge::{HugePageControl, HugePages, Mode, Scope};
+use crate::os::Os;
+use crate::os::unix::{EINVAL, EPERM};
+use crate::usage::linux as proc;
+use crate::{Errno, Error, ErrorKind, Operation};
+
+pub(crate) const PR_SET_THP_DISABLE: i32 = 41;
+pub(crate) const PR_GET_THP_DISABLE: i32 = 42;
+const ENOENT: Errno = Errno(2);
+const EACCES: Errno = Errno(13);
+const EROFS: Errno = Errno(30);
+
+const ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// The word in brackets of "always [madvise] never".
+fn mode(text: &[u8]) -> Option<Mode> {
+    let (_, rest) = split(text, b'[')?;
+    match split(rest, b']')?.0 {
+        b"always" => Some(Mode::Always),
+        b"madvise" => Some(Mode::Advised),
+        b"never" => Some(Mode::Never),
+        _ => None,
+    }
+}
+
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let index = text.iter().position(|&byte| byte == at)?;
+    Some((&text[..index], &text[index + 1..]))
+}
+
+impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
+    fn huge_pages(&self) -> HugePages {
+        let mut text = [0; 64];
+        // Since 6.18 more bits of the answer say that advised ranges are excepted.
+        let off = self.kernel.process_control(PR_GET_THP_DISABLE, 0);
+        HugePages {
+            size: self.huge_page_size(),
+            mode: proc::read(&self.kernel, ENABLED, &mut text).and_then(mode),
+            on_for_process: off.ok().map(|off| off == 0),
+        }
+    }
+
+    fn switch_huge_pages(&self, scope: Scope, on: bool) -> Result<(), Error> {
+        let switched = match (scope, on) {
+            (Scope::Process, _) => {
+                self.kernel.process_control(PR_SET_THP_DISABLE, usize::from(!on)).map(drop)
+            }
+            (Scope::System, true) => self.kernel.write_file(ENABLED, b"always"),
+            (Scope::System, false) => self.kernel.write_file(ENABLED, b"never"),
+        };
+        switched.map_err(|errno| {
+            let kind = match errno {
+                EPERM | EACCES | EROFS => ErrorKind::Denied,
+                // Before 3.15, or built without them.
+                EINVAL | ENOSYS | ENOENT => ErrorKind::NotSupported,
+                errno => ErrorKind::System(errno),
+            };
+            Error::new(Operation::SwitchHugePages, 0, 0, kind)
+        })
+    }
+}
