@@ -69,25 +69,45 @@ impl<K: UnixCalls + Files + Mincore + ProcessMadvise + NameMapping> LinuxCalls f
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinuxRules;
 
-/// The kinds of advice that give memory back in that way, the best first. Locked memory takes
-/// neither of the usual two.
-const fn giving_back(how: GiveBack) -> &'static [i32] {
+/// The advice that gives memory back in that way, and what may do if it is unknown here or not for
+/// such memory, the better first. Locked memory takes neither of the usual two.
+const fn giving_back(how: GiveBack) -> (i32, &'static [i32]) {
     match how {
-        GiveBack::Lazy => &[MADV_FREE, MADV_DONTNEED, MADV_DONTNEED_LOCKED],
-        GiveBack::Eager => &[MADV_DONTNEED, MADV_DONTNEED_LOCKED],
+        GiveBack::Lazy => (MADV_FREE, &[MADV_DONTNEED, MADV_DONTNEED_LOCKED]),
+        GiveBack::Eager => (MADV_DONTNEED, &[MADV_DONTNEED_LOCKED]),
     }
 }
 
-/// Advises with the first of `advice` that does not answer EINVAL, which is how the kernel says
-/// that this advice is unknown or not for such memory.
+/// Gives memory back in that way.
 ///
 /// # Safety
 ///
-/// As for [`UnixCalls::madvise`], with each.
+/// As for [`UnixCalls::madvise`].
 #[inline]
-unsafe fn advise(kernel: &impl UnixCalls, range: PageRange, advice: &[i32]) -> Result<(), Errno> {
+unsafe fn give_back(kernel: &impl UnixCalls, range: PageRange, how: GiveBack) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    match unsafe { kernel.madvise(range.start, range.len, giving_back(how).0) } {
+        // SAFETY: as above.
+        Err(EINVAL) => unsafe { give_back_otherwise(kernel, range, how) },
+        answer => answer,
+    }
+}
+
+/// Advises with the first of the other kinds that does not answer EINVAL, which is how the kernel
+/// says that this advice is unknown or not for such memory.
+///
+/// # Safety
+///
+/// As for [`UnixCalls::madvise`].
+#[cold]
+#[inline(never)]
+unsafe fn give_back_otherwise(
+    kernel: &impl UnixCalls,
+    range: PageRange,
+    how: GiveBack,
+) -> Result<(), Errno> {
     let mut answer = Err(EINVAL);
-    for &advice in advice {
+    for &advice in giving_back(how).1 {
         // SAFETY: the caller's promise.
         answer = unsafe { kernel.madvise(range.start, range.len, advice) };
         if answer != Err(EINVAL) {
@@ -242,7 +262,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
         _policy: Policy,
     ) -> Result<(), Error> {
         // SAFETY: the range is the caller's and its contents are forfeit.
-        unsafe { advise(&os.kernel, range, giving_back(how)) }
+        unsafe { give_back(&os.kernel, range, how) }
             .map_err(|errno| os.refused(Operation::Unused, range, errno))
     }
 
@@ -260,7 +280,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
             if rest.len() > 1 && batched.known() != Some(false) {
                 let batch = &rest[..rest.len().min(BATCH)];
                 // SAFETY: the ranges are the caller's and their contents are forfeit.
-                match unsafe { os.kernel.process_madvise(batch, giving_back(how)[0]) } {
+                match unsafe { os.kernel.process_madvise(batch, giving_back(how).0) } {
                     Ok(mut bytes) => {
                         batched.set(true);
                         let before = done;
@@ -306,7 +326,7 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
         unsafe { os.kernel.mprotect(range.start, range.len, PROT_NONE) }
             .map_err(|errno| os.refused(Operation::Fault, range, errno))?;
         // SAFETY: the contents are given up.
-        unsafe { advise(&os.kernel, range, giving_back(GiveBack::Eager)) }
+        unsafe { give_back(&os.kernel, range, GiveBack::Eager) }
             // Locked memory before 5.18.
             .or_else(|_| replace())
     }

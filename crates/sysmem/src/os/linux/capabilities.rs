@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use super::{ENOSYS, Linux, LinuxCalls, LinuxRules, advise, giving_back};
+use super::{ENOSYS, Linux, LinuxCalls, LinuxRules, give_back};
 use crate::calls::{Seal, SharedMemory};
 use crate::os::capabilities::{
     GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects, Sealing,
@@ -45,7 +45,7 @@ unsafe impl<K: LinuxCalls> Guards for Linux<K> {
             .map_err(|errno| self.refused(Operation::Guard, range, errno))?;
         // Only memory that is locked on a kernel before 5.18 refuses; it stays resident then.
         // SAFETY: as above.
-        let _ = unsafe { advise(&self.kernel, range, giving_back(GiveBack::Eager)) };
+        let _ = unsafe { give_back(&self.kernel, range, GiveBack::Eager) };
         Ok(GuardMechanism::NoAccess)
     }
 
