@@ -87,6 +87,7 @@ pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize
     // As if it had been freed and allocated anew.
     count_free(heap, len);
     count_allocation(heap, size, wanted);
+    scavenger::start_if_due(if wanted < len { After::Free } else { After::Allocation });
     true
 }
 

@@ -11,7 +11,7 @@
 //! A child of `vfork` shares this memory and is another process: it starts nothing. In the child of
 //! a fork all begins anew.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
@@ -160,7 +160,7 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     #[cfg(target_os = "linux")]
     // SAFETY: the name is a C string of at most 16 bytes.
     unsafe {
-        libc::prctl(libc::PR_SET_NAME as c_int, c"sysmem scavenge".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, c"sysmem scavenge".as_ptr());
     }
     let mut scavenger = Scavenger::new();
     while !MAIN_ENDED.load(Acquire) {
