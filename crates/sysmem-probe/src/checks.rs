@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use sysmem::{GiveBack, Os, Protection, ReserveOptions};
+use sysmem::{GiveBack, Os, Policy, Protection, ReserveOptions};
 
 use crate::Options;
 use crate::platform::Platform;
@@ -16,6 +16,7 @@ mod hints;
 mod misuse;
 mod model;
 mod placement;
+mod policy;
 mod protection;
 mod reservation;
 mod unused;
@@ -111,6 +112,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         self.protection();
         self.unused();
         self.fault();
+        self.policy();
         self.hints();
         self.misuse();
         self.reservation();
@@ -136,6 +138,15 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
                 ),
             );
         }
+        for (name, inheritance) in policy::INHERITANCES {
+            let supported = self.os.supports(Policy { inheritance, ..Policy::DEFAULT });
+            self.fact(name, format_args!("{}", if supported { "supported" } else { "no" }));
+        }
+        let supported = self.os.supports(Policy { dumped: false, ..Policy::DEFAULT });
+        self.fact(
+            "left out of core dumps",
+            format_args!("{}", if supported { "supported" } else { "no" }),
+        );
         self.largest_reservation();
         self.untouched_memory();
     }

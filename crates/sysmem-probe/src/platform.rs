@@ -106,6 +106,22 @@ pub trait Platform {
         None
     }
 
+    /// What an access by a forked child meets, with what the child gets of the memory.
+    ///
+    /// # Safety
+    ///
+    /// As for [`access`](Platform::access), and the memory is nobody else's: the child may share it.
+    unsafe fn access_by_child(&self, address: *mut u8, access: Access) -> Option<Seen> {
+        let _ = (address, access);
+        None
+    }
+
+    /// Whether a core dump would have this page in it.
+    fn dumped(&self, address: *mut u8) -> Option<bool> {
+        let _ = address;
+        None
+    }
+
     /// Runs `work` while a forked child, which does nothing, shares all pages. Says whether there
     /// was one; without, `work` is not run.
     fn while_forked(&self, work: &mut dyn FnMut()) -> bool {

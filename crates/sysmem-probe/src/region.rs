@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use sysmem::{Errno, ErrorKind, Os, PageRange, Policy, Protection, ReserveOptions};
+use sysmem::{Errno, ErrorKind, GiveBack, Os, PageRange, Policy, Protection, ReserveOptions};
 
 use crate::checks::Suite;
 use crate::platform::{Access, Platform, Seen};
@@ -13,6 +13,7 @@ pub(crate) struct Region<'s, 'a, O: Os, P: Platform> {
     suite: &'s Suite<'a, O, P>,
     pub(crate) start: *mut u8,
     pub(crate) len: usize,
+    policy: Policy,
     owned: Cell<bool>,
 }
 
@@ -28,7 +29,7 @@ fn words(range: PageRange) -> impl Iterator<Item = (usize, *mut u64)> {
 
 impl<'s, 'a, O: Os, P: Platform> Region<'s, 'a, O, P> {
     pub(crate) fn of(suite: &'s Suite<'a, O, P>, start: *mut u8, len: usize) -> Self {
-        Region { suite, start, len, owned: Cell::new(true) }
+        Region { suite, start, len, policy: Policy::DEFAULT, owned: Cell::new(true) }
     }
 
     pub(crate) fn range(&self) -> PageRange {
@@ -44,10 +45,27 @@ impl<'s, 'a, O: Os, P: Platform> Region<'s, 'a, O, P> {
     /// Reserved → Ready.
     pub(crate) fn make_ready(&self, range: PageRange, protection: Protection) -> Checked {
         // SAFETY: the range is part of this region, and Reserved.
-        unsafe { self.suite.os.map(range, protection, Policy::DEFAULT) }?;
+        unsafe { self.suite.os.map(range, protection, self.policy) }?;
         // SAFETY: as above, and Prepared now.
         unsafe { self.suite.os.used(range, protection) }?;
         Ok(())
+    }
+
+    /// Ready → Prepared.
+    pub(crate) fn give_back(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        how: GiveBack,
+    ) -> Checked {
+        // SAFETY: the range is part of this region, Ready with this protection, contents given up.
+        Ok(unsafe { self.suite.os.unused(range, protection, how, self.policy) }?)
+    }
+
+    /// Any state → Reserved.
+    pub(crate) fn drop_contents(&self, range: PageRange) -> Checked {
+        // SAFETY: the range is part of this region, contents given up.
+        Ok(unsafe { self.suite.os.fault(range, self.policy) }?)
     }
 
     pub(crate) fn protect(&self, range: PageRange, protection: Protection) -> Checked {
@@ -87,7 +105,9 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
             return Err(Stop::NotSupported);
         }
         let start = self.os.reserve(options)?;
-        Ok(Region::of(self, start.as_ptr(), options.len()))
+        let mut region = Region::of(self, start.as_ptr(), options.len());
+        region.policy = options.policy();
+        Ok(region)
     }
 
     /// `npages` pages of Ready memory.

@@ -9,21 +9,20 @@ use sysmem::PageRange;
 
 use crate::platform::{Access, Platform, Seen, Signal};
 
-#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+#[cfg(any(
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
 mod sysctl;
 #[cfg_attr(target_os = "linux", path = "unix/linux.rs")]
 #[cfg_attr(target_os = "freebsd", path = "unix/freebsd.rs")]
 #[cfg_attr(target_os = "netbsd", path = "unix/netbsd.rs")]
 #[cfg_attr(target_os = "openbsd", path = "unix/openbsd.rs")]
-#[cfg_attr(
-    not(any(
-        target_os = "linux",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd"
-    )),
-    path = "unix/unknown.rs"
-)]
+#[cfg_attr(target_os = "dragonfly", path = "unix/dragonfly.rs")]
+#[cfg_attr(any(target_os = "illumos", target_os = "solaris"), path = "unix/illumos.rs")]
+#[cfg_attr(target_vendor = "apple", path = "unix/darwin.rs")]
 mod system;
 
 /// The running system: fork(2), sigaction(2), mlock(2), and where it tells the size of a process.
@@ -188,6 +187,16 @@ impl Platform for Running {
             _ => Signal::Ill,
         };
         Some(Seen::Fault { signal, code: code as i32, address: address as usize })
+    }
+
+    unsafe fn access_by_child(&self, address: *mut u8, access: Access) -> Option<Seen> {
+        // SAFETY: the caller's promise.
+        unsafe { self.access(address, access) }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn dumped(&self, address: *mut u8) -> Option<bool> {
+        system::dumped(address.addr())
     }
 
     fn while_forked(&self, work: &mut dyn FnMut()) -> bool {

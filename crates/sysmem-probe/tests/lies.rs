@@ -56,6 +56,12 @@ enum Lie {
     FaultDoesNothing,
     FaultKeepsContents,
     FaultTakesNeighbours,
+    NothingIsSupported,
+    InheritanceIsIgnored,
+    InheritanceIsForgotten,
+    ChildrenGetNothing,
+    DumpedIsIgnored,
+    ExecutableIsForgotten,
     HintsDropContents,
     ResidencyIsWrong,
     ResidentBytesAreWrong,
@@ -167,7 +173,11 @@ unsafe impl Os for Liar {
     }
 
     fn supports(&self, policy: Policy) -> bool {
-        NATIVE.supports(policy)
+        match self.lie {
+            Lie::NothingIsSupported => false,
+            Lie::InheritanceIsIgnored => true,
+            _ => NATIVE.supports(policy),
+        }
     }
 
     fn registry(&self) -> &Registry {
@@ -200,6 +210,12 @@ unsafe impl Os for Liar {
 
     fn reserve(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
         let (len, page) = (options.len(), NATIVE.page_size());
+        let options = &match self.lie {
+            Lie::InheritanceIsIgnored => options.inheritance(Inheritance::Copy),
+            Lie::ChildrenGetNothing => options.inheritance(Inheritance::Nothing),
+            Lie::DumpedIsIgnored => options.dumped(true),
+            _ => *options,
+        };
         let at = |placement| NATIVE.reserve(&options.placement(placement));
         let somewhere = |address: usize| {
             Ok(NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("an address"))
@@ -309,6 +325,10 @@ unsafe impl Os for Liar {
         match self.lie {
             Lie::UnusedTakesAccess => self.protect_quietly(range, Protection::NoAccess),
             Lie::UnusedMakesWritable => self.protect_quietly(range, Protection::ReadWrite),
+            Lie::InheritanceIsForgotten => {
+                // SAFETY: the caller's promise.
+                return unsafe { NATIVE.set_inheritance(range, Inheritance::Copy) };
+            }
             _ => {}
         }
         Ok(())
@@ -356,11 +376,17 @@ unsafe impl Os for Liar {
         range: PageRange,
         inheritance: Inheritance,
     ) -> Result<(), Error> {
+        if self.takes(range) || self.lie == Lie::InheritanceIsIgnored && Liar::proper(range) {
+            return Ok(());
+        }
         // SAFETY: the caller's promise.
         unsafe { NATIVE.set_inheritance(range, inheritance) }
     }
 
     unsafe fn set_dumped(&self, range: PageRange, dumped: bool) -> Result<(), Error> {
+        if self.takes(range) || self.lie == Lie::DumpedIsIgnored && Liar::proper(range) {
+            return Ok(());
+        }
         // SAFETY: the caller's promise.
         unsafe { NATIVE.set_dumped(range, dumped) }
     }
@@ -383,6 +409,10 @@ unsafe impl Os for Liar {
         }
         if self.lie == Lie::ProtectDropsContents {
             self.drop_contents(range);
+        }
+        if self.lie == Lie::ExecutableIsForgotten && protection == Protection::ReadExecute {
+            // As a kernel that was not told: NetBSD's `PROT_MPROTECT`.
+            return NATIVE.alloc(1 << 63).map(|_| ());
         }
         let protection = match (self.lie, protection) {
             (Lie::NothingIsExecutable, Protection::ReadExecute) => Protection::ReadOnly,
@@ -564,6 +594,21 @@ const LIES: &[(Lie, &[&str])] = &[
         ],
     ),
     (Lie::FaultTakesNeighbours, &["fault: the pages around"]),
+    (Lie::NothingIsSupported, &["policy: reserve takes"]),
+    (
+        Lie::InheritanceIsIgnored,
+        &[
+            "inheritance: a forked child shares",
+            "inheritance: a forked child gets nothing",
+            "inheritance: a forked child gets zeros",
+            "inheritance: stays through",
+            "set_inheritance: what",
+        ],
+    ),
+    (Lie::InheritanceIsForgotten, &["inheritance: stays through"]),
+    (Lie::ChildrenGetNothing, &["inheritance: a forked child gets a copy"]),
+    (Lie::DumpedIsIgnored, &["dumped: memory that is left out", "set_dumped: contents"]),
+    (Lie::ExecutableIsForgotten, &["executable: stays through"]),
     (
         Lie::HintsDropContents,
         &["huge_page: contents", "no_huge_page: contents", "collapse: contents", "name: contents"],

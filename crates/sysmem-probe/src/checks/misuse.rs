@@ -2,7 +2,9 @@
 //! meant (munmap(2), mprotect(2), madvise(2) of the BSDs), or take them for something else.
 
 use sysmem::os::PageResidency;
-use sysmem::{Error, ErrorKind, GiveBack, Os, PageRange, Policy, Protection, ReserveOptions};
+use sysmem::{
+    Error, ErrorKind, GiveBack, Inheritance, Os, PageRange, Policy, Protection, ReserveOptions,
+};
 
 use super::Suite;
 use crate::platform::Platform;
@@ -14,7 +16,7 @@ type Call<'a, O> = (&'a str, fn(&O, PageRange) -> Result<(), Error>);
 ///
 /// What they are given here is refused, so the promises that their callers make about the range
 /// are never relied on.
-fn calls<O: Os>() -> [Call<'static, O>; 12] {
+fn calls<O: Os>() -> [Call<'static, O>; 14] {
     const RW: Protection = Protection::ReadWrite;
     [
         // SAFETY: see above.
@@ -43,6 +45,10 @@ fn calls<O: Os>() -> [Call<'static, O>; 12] {
         ("collapse", |os, range| unsafe { os.collapse(range) }),
         // SAFETY: see above.
         ("name", |os, range| unsafe { os.name(range, c"misuse") }),
+        // SAFETY: see above.
+        ("set_inheritance", |os, range| unsafe { os.set_inheritance(range, Inheritance::Nothing) }),
+        // SAFETY: see above.
+        ("set_dumped", |os, range| unsafe { os.set_dumped(range, false) }),
         ("residency", |os, range| {
             os.residency(range, &mut [PageResidency::default()])?;
             os.resident_bytes(range).map(|_| ())

@@ -42,17 +42,6 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         });
     }
 
-    /// Ready → Prepared, of part of a region.
-    pub(super) fn give_back(
-        &self,
-        range: PageRange,
-        protection: Protection,
-        how: GiveBack,
-    ) -> Checked {
-        // SAFETY: part of a region of the suite's, Ready with this protection, contents given up.
-        Ok(unsafe { self.os.unused(range, protection, how, Policy::DEFAULT) }?)
-    }
-
     /// Prepared → Ready, of part of a region.
     fn use_again(&self, range: PageRange, protection: Protection) -> Checked {
         // SAFETY: part of a region of the suite's, Prepared with this protection.
@@ -75,7 +64,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
     fn contents(&self, how: GiveBack) -> Checked {
         let region = self.ready(16, Protection::ReadWrite)?;
         self.fill(region.range())?;
-        self.give_back(region.range(), Protection::ReadWrite, how)?;
+        region.give_back(region.range(), Protection::ReadWrite, how)?;
         self.use_again(region.range(), Protection::ReadWrite)?;
         self.as_promised(region.range(), how)
     }
@@ -83,7 +72,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
     fn written_stays(&self, how: GiveBack) -> Checked {
         let region = self.ready(16, Protection::ReadWrite)?;
         self.fill(region.range())?;
-        self.give_back(region.range(), Protection::ReadWrite, how)?;
+        region.give_back(region.range(), Protection::ReadWrite, how)?;
         self.use_again(region.range(), Protection::ReadWrite)?;
         let seed = self.fill(region.range())?;
         // Other work in between: a lazy kernel may take the pages at any time, if it still may.
@@ -92,7 +81,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         }
         self.holds(region.range(), seed, 0)?;
         // The first write keeps the whole page, whatever it holds by then.
-        self.give_back(region.range(), Protection::ReadWrite, how)?;
+        region.give_back(region.range(), Protection::ReadWrite, how)?;
         self.use_again(region.range(), Protection::ReadWrite)?;
         self.touch(region.range())?;
         let before = self.digest(region.range())?;
@@ -109,7 +98,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
     fn around(&self, how: GiveBack) -> Checked {
         let region = self.ready(12, Protection::ReadWrite)?;
         let seed = self.fill(region.range())?;
-        self.give_back(region.pages(4, 4), Protection::ReadWrite, how)?;
+        region.give_back(region.pages(4, 4), Protection::ReadWrite, how)?;
         self.use_again(region.pages(4, 4), Protection::ReadWrite)?;
         self.holds(region.pages(0, 4), seed, 0)?;
         self.holds(region.pages(8, 4), seed, 8)
@@ -119,7 +108,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         let region = self.ready(16, Protection::ReadWrite)?;
         self.fill(region.range())?;
         region.protect(region.range(), Protection::ReadOnly)?;
-        self.give_back(region.range(), Protection::ReadOnly, how)?;
+        region.give_back(region.range(), Protection::ReadOnly, how)?;
         self.use_again(region.range(), Protection::ReadOnly)?;
         self.as_promised(region.range(), how)?;
         match self.faults(region.start, Access::Write) {
@@ -130,7 +119,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
 
     fn resident(&self, how: GiveBack) -> Checked {
         let region = self.ready(self.bulk() / self.page_size(), Protection::ReadWrite)?;
-        let fall = || self.give_back(region.range(), Protection::ReadWrite, how);
+        let fall = || region.give_back(region.range(), Protection::ReadWrite, how);
         let fell = self.resident_falls(|| self.touch(region.range()), fall);
         match (self.os.unused_contract(how).resident_falls, fell) {
             (ResidentFalls::UnderPressure, Err(Stop::Failed)) => Ok(()),
@@ -142,7 +131,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         let region = self.ready(self.bulk() / self.page_size(), Protection::ReadWrite)?;
         self.touch(region.range())?;
         let before = self.os.resident_bytes(region.range())?;
-        self.give_back(region.range(), Protection::ReadWrite, how)?;
+        region.give_back(region.range(), Protection::ReadWrite, how)?;
         let after = self.os.resident_bytes(region.range())?;
         self.note(format_args!("{before} and then {after} bytes of {}", region.len));
         match self.os.unused_contract(how).resident_falls {
@@ -158,7 +147,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         let region = self.ready(16, Protection::ReadWrite)?;
         self.fill(region.range())?;
         for how in [GiveBack::Lazy, GiveBack::Lazy, GiveBack::Eager, GiveBack::Eager] {
-            self.give_back(region.range(), Protection::ReadWrite, how)?;
+            region.give_back(region.range(), Protection::ReadWrite, how)?;
         }
         self.use_again(region.range(), Protection::ReadWrite)?;
         self.as_promised(region.range(), GiveBack::Eager)
@@ -169,7 +158,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         self.fill(region.range())?;
         let mut checked = Ok(());
         let forked = self.platform.while_forked(&mut || {
-            checked = self
+            checked = region
                 .give_back(region.range(), Protection::ReadWrite, GiveBack::Eager)
                 .and_then(|()| self.use_again(region.range(), Protection::ReadWrite))
                 .and_then(|()| self.as_promised(region.range(), GiveBack::Eager));
@@ -183,7 +172,7 @@ impl<O: Os, P: Platform> Suite<'_, O, P> {
         if !self.platform.lock(region.range()) {
             return Err(self.cannot("the platform cannot lock memory"));
         }
-        match self.give_back(region.range(), Protection::ReadWrite, GiveBack::Eager) {
+        match region.give_back(region.range(), Protection::ReadWrite, GiveBack::Eager) {
             // A clear refusal breaks no promise.
             Err(Stop::Refused(error)) => {
                 self.note(format_args!("{error}"));

@@ -43,6 +43,53 @@ fn read<'b>(path: &CStr, buffer: &'b mut [u8]) -> Option<&'b str> {
     core::str::from_utf8(&buffer[..len]).ok()
 }
 
+/// Hands the lines of a file, none longer than 512 bytes, to `find` until it has found something.
+fn find_in_lines<T>(path: &CStr, mut find: impl FnMut(&str) -> Option<T>) -> Option<T> {
+    // SAFETY: the path ends in zero.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return None;
+    }
+    let (mut line, mut len) = ([0; 512], 0);
+    let mut found = None;
+    while found.is_none() {
+        let mut buffer = [0u8; 1024];
+        // SAFETY: `buffer` is as long as said.
+        let read = unsafe { libc::read(file, buffer.as_mut_ptr().cast(), buffer.len()) };
+        let Some(bytes) = usize::try_from(read).ok().filter(|&read| read > 0) else { break };
+        for &byte in &buffer[..bytes] {
+            if byte == b'\n' {
+                let text = core::str::from_utf8(&line[..len]).unwrap_or("");
+                found = found.or_else(|| find(text));
+                len = 0;
+            } else if len < line.len() {
+                line[len] = byte;
+                len += 1;
+            }
+        }
+    }
+    // SAFETY: the descriptor is ours.
+    unsafe { libc::close(file) };
+    found
+}
+
+/// Whether the mapping at an address is without the flag "dd", do not dump (proc_pid_smaps(5)).
+pub(super) fn dumped(address: usize) -> Option<bool> {
+    let mut inside = false;
+    find_in_lines(c"/proc/self/smaps", |line| {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            return inside.then(|| !flags.split_ascii_whitespace().any(|flag| flag == "dd"));
+        }
+        let (start, rest) = line.split_once('-')?;
+        let end = rest.split(' ').next()?;
+        let bounds = usize::from_str_radix(start, 16).ok().zip(usize::from_str_radix(end, 16).ok());
+        if let Some((start, end)) = bounds {
+            inside = (start..end).contains(&address);
+        }
+        None
+    })
+}
+
 /// The value of a line `Key:   123 kB`, in bytes.
 fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;

@@ -57,7 +57,7 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
     const TAKEN: Option<Errno> = None;
     const LAZY: i32 = MADV_FREE_REUSABLE;
 
-    fn supports(policy: Policy) -> bool {
+    fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.dumped && policy.inheritance != Inheritance::Zeros
     }
 

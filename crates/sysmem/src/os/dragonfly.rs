@@ -48,7 +48,7 @@ impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
         (if policy.dumped { 0 } else { MAP_NOCORE }, 0)
     }
 
-    fn supports(policy: Policy) -> bool {
+    fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.inheritance != Inheritance::Zeros
     }
 

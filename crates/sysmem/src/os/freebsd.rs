@@ -95,7 +95,7 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
         (flags, if policy.executable { PROT_MAX_ALL } else { 0 })
     }
 
-    fn supports(_policy: Policy) -> bool {
+    fn supports(_kernel: &K, _policy: Policy) -> bool {
         true
     }
 

@@ -50,7 +50,7 @@ impl<K: IllumosCalls> UnixRules<K> for IllumosRules {
     const TAKEN: Option<Errno> = None;
     const LAZY: i32 = MADV_FREE;
 
-    fn supports(policy: Policy) -> bool {
+    fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.dumped && matches!(policy.inheritance, Inheritance::Copy | Inheritance::Zeros)
     }
 

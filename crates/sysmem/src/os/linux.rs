@@ -146,8 +146,16 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
     const TAKEN: Option<Errno> = Some(EEXIST);
     const LAZY: i32 = MADV_FREE;
 
-    fn supports(policy: Policy) -> bool {
-        policy.inheritance != Inheritance::Share
+    fn supports(kernel: &K, policy: Policy) -> bool {
+        match policy.inheritance {
+            Inheritance::Copy | Inheritance::Nothing => true,
+            Inheritance::Share => false,
+            // Whether this is advice at all is asked with a range of no length (madvise(2)).
+            // SAFETY: it reaches no memory.
+            Inheritance::Zeros => unsafe {
+                kernel.madvise(core::ptr::null_mut(), 0, MADV_WIPEONFORK).is_ok()
+            },
+        }
     }
 
     #[inline]

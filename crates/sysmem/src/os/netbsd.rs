@@ -67,7 +67,7 @@ impl<K: NetBsdCalls> UnixRules<K> for NetBsdRules {
         (0, prot_mprotect(PROT_READ | PROT_WRITE | execution))
     }
 
-    fn supports(policy: Policy) -> bool {
+    fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.dumped
     }
 

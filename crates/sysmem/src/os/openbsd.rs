@@ -65,7 +65,7 @@ impl<K: OpenBsdCalls> UnixRules<K> for OpenBsdRules {
         (if policy.dumped { 0 } else { MAP_CONCEAL }, 0)
     }
 
-    fn supports(policy: Policy) -> bool {
+    fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.inheritance != Inheritance::Zeros
     }
 

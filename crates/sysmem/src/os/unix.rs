@@ -98,7 +98,7 @@ pub trait UnixRules<K: UnixCalls>:
     }
 
     /// Whether memory can have this policy.
-    fn supports(policy: Policy) -> bool;
+    fn supports(kernel: &K, policy: Policy) -> bool;
 
     /// Gives fresh memory what [`policy_bits`](UnixRules::policy_bits) could not.
     ///
@@ -391,7 +391,7 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
     }
 
     fn supports(&self, policy: Policy) -> bool {
-        R::supports(policy)
+        R::supports(&self.kernel, policy)
     }
 
     fn registry(&self) -> &Registry {

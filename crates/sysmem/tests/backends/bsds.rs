@@ -9,22 +9,22 @@ use sysmem::{Contents, ErrorKind, GiveBack, Limit, ReserveOptions, ResidentFalls
 use super::scripted::{ANYWHERE, Asked, Asked::*, PAGE, Scripted, Speaks};
 use super::{AT, EXECUTABLE, LEN, Operate, PLAIN, RW, SECRET, range};
 
-struct SpeaksFreeBsd;
+pub(super) struct SpeaksFreeBsd;
 impl Speaks for SpeaksFreeBsd {
     const KERNEL: Kernel = Kernel::FreeBsd;
 }
 
-struct SpeaksNetBsd;
+pub(super) struct SpeaksNetBsd;
 impl Speaks for SpeaksNetBsd {
     const KERNEL: Kernel = Kernel::NetBsd;
 }
 
-struct SpeaksOpenBsd;
+pub(super) struct SpeaksOpenBsd;
 impl Speaks for SpeaksOpenBsd {
     const KERNEL: Kernel = Kernel::OpenBsd;
 }
 
-struct SpeaksDragonFly;
+pub(super) struct SpeaksDragonFly;
 impl Speaks for SpeaksDragonFly {
     const KERNEL: Kernel = Kernel::DragonFly;
 }
@@ -52,19 +52,19 @@ fn freebsd_kernel(overcommit: u32) -> Scripted<SpeaksFreeBsd> {
     kernel
 }
 
-fn freebsd(overcommit: u32) -> FreeBsd<Scripted<SpeaksFreeBsd>> {
+pub(super) fn freebsd(overcommit: u32) -> FreeBsd<Scripted<SpeaksFreeBsd>> {
     FreeBsd::new(freebsd_kernel(overcommit))
 }
 
-fn netbsd() -> NetBsd<Scripted<SpeaksNetBsd>> {
+pub(super) fn netbsd() -> NetBsd<Scripted<SpeaksNetBsd>> {
     NetBsd::new(Scripted::new())
 }
 
-fn openbsd() -> OpenBsd<Scripted<SpeaksOpenBsd>> {
+pub(super) fn openbsd() -> OpenBsd<Scripted<SpeaksOpenBsd>> {
     OpenBsd::new(Scripted::new())
 }
 
-fn dragonfly() -> DragonFly<Scripted<SpeaksDragonFly>> {
+pub(super) fn dragonfly() -> DragonFly<Scripted<SpeaksDragonFly>> {
     DragonFly::new(Scripted::new())
 }
 

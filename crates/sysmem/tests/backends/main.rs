@@ -3,6 +3,7 @@
 //! systems' headers, said a second time.
 
 mod bsds;
+mod contracts;
 mod others;
 mod scripted;
 

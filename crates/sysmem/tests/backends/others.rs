@@ -8,30 +8,30 @@ use sysmem::{ErrorKind, GiveBack, Limit, ReserveOptions};
 use super::scripted::{ANYWHERE, Asked::*, PAGE, Scripted, Speaks};
 use super::{AT, EXECUTABLE, LEN, Operate, PLAIN, RW, SECRET, range};
 
-struct SpeaksIllumos;
+pub(super) struct SpeaksIllumos;
 impl Speaks for SpeaksIllumos {
     const KERNEL: Kernel = Kernel::Illumos;
 }
 
-struct SpeaksDarwin;
+pub(super) struct SpeaksDarwin;
 impl Speaks for SpeaksDarwin {
     const KERNEL: Kernel = Kernel::Darwin;
 }
 
-struct SpeaksWindows;
+pub(super) struct SpeaksWindows;
 impl Speaks for SpeaksWindows {
     const KERNEL: Kernel = Kernel::Windows;
 }
 
-fn illumos() -> Illumos<Scripted<SpeaksIllumos>> {
+pub(super) fn illumos() -> Illumos<Scripted<SpeaksIllumos>> {
     Illumos::new(Scripted::new())
 }
 
-fn darwin() -> Darwin<Scripted<SpeaksDarwin>> {
+pub(super) fn darwin() -> Darwin<Scripted<SpeaksDarwin>> {
     Darwin::new(Scripted::new())
 }
 
-fn windows() -> Windows<Scripted<SpeaksWindows>> {
+pub(super) fn windows() -> Windows<Scripted<SpeaksWindows>> {
     Windows::new(Scripted::new())
 }
 

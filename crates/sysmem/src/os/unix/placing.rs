@@ -258,7 +258,7 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         if !align.is_power_of_two() || align > ADDRESS_END {
             return Err(range.error(Operation::Reserve, ErrorKind::BadAlignment));
         }
-        if !R::supports(policy) {
+        if !R::supports(&self.kernel, policy) {
             return Err(range.error(Operation::Reserve, ErrorKind::NotSupported));
         }
         let fail = |kind| self.failed(Operation::Reserve, range, kind);
