@@ -40,6 +40,8 @@
 //!   and address. Memory that should be accessible is tried there first as well: a broken promise
 //!   is a failed check and not a crash. Windows has no fork: there the process itself makes the
 //!   access, and an exception handler leads it past what faults.
+//! - What a forked child gets is looked at by one, and the mapping in the system's listing says
+//!   whether it is dumped, where that is told (Linux).
 //! - The resident set and the size of the process are read by the platform's own means, not by
 //!   those of the layer that is being checked.
 //! - One run at a time in a process: it measures the process.

@@ -3,6 +3,7 @@
 #[path = "harness/mod.rs"]
 mod harness;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use harness::run;
@@ -197,4 +198,19 @@ fn a_kernel_without_room_is_no_broken_promise() {
     let not_supported = passes_on(small);
     let refused = "reserve: aligned to 1 GiB";
     assert!(not_supported.iter().any(|name| name == refused), "{not_supported:?}");
+}
+
+#[test]
+fn the_checklist_for_a_port_has_every_check() {
+    let checklist =
+        include_str!("../../../docs/porting.md").split("## The checklist").nth(1).unwrap();
+    let listed: BTreeSet<_> = checklist
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+        .flat_map(|cell| cell.trim_end_matches('`').split("`, `"))
+        .collect();
+    let kernel = Simulated::new(HEAP);
+    let run = run(&Linux::new(kernel.clone()), &Around { kernel, backing: HEAP.backing });
+    let made: BTreeSet<_> = run.checks.keys().filter_map(|name| name.split(':').next()).collect();
+    assert_eq!(listed, made);
 }

@@ -8,9 +8,9 @@ use super::{Fact, sysctl};
 pub(super) const LIMITS: &[(&str, c_int)] =
     &[("RLIMIT_DATA", libc::RLIMIT_DATA as c_int), ("RLIMIT_STACK", libc::RLIMIT_STACK as c_int)];
 
-/// 0: not known. It is a thread-local variable, which stable Rust has no way to name.
 pub(super) fn errno() -> c_int {
-    0
+    // SAFETY: the C library's errno of this thread is always readable.
+    unsafe { *libc::__errno_location() }
 }
 
 pub(super) fn power_off() {}
