@@ -29,6 +29,7 @@
 //! ```
 
 mod bsd;
+mod dragonfly;
 mod freebsd;
 mod linux;
 mod machine;
@@ -61,6 +62,7 @@ use crate::{Errno, PageRange, Protection};
 use machine::Machine;
 use parking::{Clock, Parking};
 
+pub use dragonfly::DragonFly;
 pub use freebsd::FreeBsd;
 pub use linux::Linux;
 pub use mappings::{Attributes, Mapping, Totals};

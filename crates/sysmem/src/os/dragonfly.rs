@@ -11,8 +11,10 @@
 //! - A forked child cannot be given zeros. `MADV_FREE` is lazy, as on FreeBSD.
 //! - Anonymous memory is not built out of superpages.
 
+use core::ptr;
+
 use super::bsd::{self, ANONYMOUS, MINCORE_INCORE, RLIMIT_AS};
-use super::unix::{ENOMEM, Leaves, Unix, UnixRules, mincore_residency};
+use super::unix::{ENOMEM, Leaves, PROT_NONE, Unix, UnixRules, mincore_residency};
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
 use crate::calls::{Kernel, Mincore, Minherit, UnixCalls};
 use crate::{Errno, ErrorKind, Limit, Operation};
@@ -74,10 +76,19 @@ impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
         }
     }
 
-    fn still_mapped(_kernel: &K, _range: PageRange) -> bool {
-        // mincore(2) does not tell holes here. Taking a hole back is refused by the limit on
-        // mappings alone, and that refuses before anything is removed.
-        true
+    fn still_mapped(kernel: &K, range: PageRange) -> bool {
+        // mincore(2) does not tell holes here. Limits refuse before anything is removed, and
+        // refuse as much anywhere else; where that is to be had, another thread has taken the
+        // place between its removal and the new mapping.
+        // SAFETY: nothing is replaced.
+        match unsafe { kernel.mmap(ptr::null_mut(), range.len, PROT_NONE, ANONYMOUS) } {
+            Ok(start) => {
+                // SAFETY: just mapped. If that is refused, the space stays taken.
+                let _ = unsafe { kernel.munmap(start, range.len) };
+                false
+            }
+            Err(_) => true,
+        }
     }
 
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {

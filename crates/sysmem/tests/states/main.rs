@@ -9,8 +9,8 @@ use model::World;
 use operations::{Operation, operations};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use sysmem::Errno;
-use sysmem::sim::{self, Backing, Overcommit, Settings, Simulated};
+use sysmem::sim::{self, Backing, Faulty, Overcommit, Settings, Simulated};
+use sysmem::{Account, Errno, ErrorKind, Reservation};
 use systems::System;
 
 fn settings<S: System>() -> impl Strategy<Value = Settings> {
@@ -140,6 +140,37 @@ fn the_reported_state_is_true_whichever_calls_fail<S: System>() {
     });
 }
 
+/// A fixed mapping runs out of memory on its way, and a rival is quicker than the backend.
+fn what_a_rival_took_is_never_called_ours<S: System>() {
+    static ACCOUNT: Account = Account::new("rival");
+    assert!(S::TELLS_A_HOLE);
+    for version in S::VERSIONS {
+        let settings = Settings {
+            version: *version,
+            rival: true,
+            overcommit: Overcommit::Never { limit: 1 << 30 },
+            ..Settings::heap(1 << 20)
+        };
+        let kernel = Simulated::<S>::start(settings);
+        let os = S::os(Faulty::new(kernel.clone()));
+        let mut memory = Reservation::alloc_in(os, 4 * 4096, &ACCOUNT).unwrap();
+        kernel.starve_next_replacement();
+        let result = memory.fault(0, 4 * 4096);
+        let mappings = kernel.mappings();
+        let taken = mappings.iter().any(|mapping| mapping.attributes.foreign);
+        let lost = result.is_err_and(|error| error.kind() == ErrorKind::Lost);
+        assert_eq!(lost, taken, "{version:?}");
+    }
+}
+
+#[test]
+fn what_a_rival_took_is_never_called_ours_on_a_bsd() {
+    what_a_rival_took_is_never_called_ours::<sim::FreeBsd>();
+    what_a_rival_took_is_never_called_ours::<sim::NetBsd>();
+    what_a_rival_took_is_never_called_ours::<sim::OpenBsd>();
+    what_a_rival_took_is_never_called_ours::<sim::DragonFly>();
+}
+
 macro_rules! on_each_system {
     ($($module:ident: $system:ident,)*) => {$(
         mod $module {
@@ -168,4 +199,5 @@ on_each_system! {
     freebsd: FreeBsd,
     netbsd: NetBsd,
     openbsd: OpenBsd,
+    dragonfly: DragonFly,
 }
