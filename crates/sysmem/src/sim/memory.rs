@@ -142,6 +142,14 @@ impl Memory {
         unsafe { self.pointer(page).write_bytes(byte, self.page_size) };
     }
 
+    /// Commits what is not yet, where the running system keeps a record of that (Windows).
+    fn use_for_real(&self, range: PageRange, protection: Protection) {
+        // SAFETY: the range is part of the reservation that backs this process; what is there
+        // already stays.
+        unsafe { Native::NEW.used(range, protection) }
+            .expect("the running system commits the simulated memory");
+    }
+
     /// Changes what a range allows; what it holds stays.
     pub(crate) fn protect(&mut self, range: Range<usize>, from: Protection, to: Protection) {
         if let Backing::Real { populated } = &mut self.backing {
@@ -149,8 +157,13 @@ impl Memory {
                 populated.insert(range.clone());
             }
             if from != to {
+                let range = self.real_range(&range);
+                if from == Protection::NoAccess {
+                    // Some of it may only be reserved.
+                    self.use_for_real(range, to);
+                }
                 // SAFETY: the range is part of the reservation that backs this process.
-                unsafe { Native::NEW.protect(self.real_range(&range), to) }
+                unsafe { Native::NEW.protect(range, to) }
                     .expect("the running system protects the simulated memory");
             }
             return;
@@ -208,6 +221,9 @@ impl Memory {
                 // SAFETY: part of the reservation, and the contents are given up.
                 unsafe { Native::NEW.unused(range, protection, GiveBack::Eager, Policy::DEFAULT) }
                     .expect("the running system drops the simulated pages");
+                if protection != Protection::NoAccess {
+                    self.use_for_real(range, protection);
+                }
             }
             Backing::Heap { .. } => {
                 for page in self.pages(range) {
