@@ -277,3 +277,10 @@ pub fn release() -> usize {
     }
     PAGES.release_all()
 }
+
+/// Limits the memory of the heap to `soft` and `hard` bytes, `usize::MAX` for no limit. Above the
+/// soft limit allocations first give back what is free; above the hard limit they fail. See
+/// [`PageHeap::set_limit`].
+pub fn set_memory_limit(soft: usize, hard: usize) {
+    PAGES.set_limit(soft, hard);
+}

@@ -82,3 +82,17 @@ fn it_can_be_switched_off_and_memory_goes_back_on_free() {
     let said = scavenged("small", &[("SYSMEM_SCAVENGER", "off")]);
     assert!(number(&said, "down") <= 100 && number(&said, "threads") == 1, "{said}");
 }
+
+#[test]
+fn a_hard_limit_from_the_environment_makes_malloc_fail_and_a_soft_one_does_not() {
+    let said = scavenged("limit", &[("SYSMEM_MEMORY_LIMIT_HARD", "100M")]);
+    assert!((90..=100).contains(&number(&said, "round0")), "{said}");
+    assert!((90..=100).contains(&number(&said, "round1")), "{said}");
+    assert!(number(&said, "peak") <= 110, "{said}");
+    for unlimited in ["100MB", "", "0"] {
+        let said = scavenged("limit", &[("SYSMEM_MEMORY_LIMIT_HARD", unlimited)]);
+        assert_eq!(number(&said, "round0"), 299, "{said}");
+    }
+    let said = scavenged("limit", &[("SYSMEM_MEMORY_LIMIT", "100M")]);
+    assert_eq!(number(&said, "round1"), 299, "{said}");
+}

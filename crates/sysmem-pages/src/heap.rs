@@ -3,6 +3,7 @@ use core::sync::atomic::AtomicU32;
 
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
+use crate::limit::Limits;
 use crate::metadata::Metadata;
 use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{Options, ReleaseOnFree};
@@ -107,6 +108,7 @@ pub(crate) struct Pages<O: Os> {
     /// How often a scavenger looked; wraps.
     pub(crate) look: u32,
     pub(crate) peak_since_look: usize,
+    pub(crate) limits: Option<Limits>,
 }
 
 // SAFETY: pointers lead to metadata, which belongs to the heap as a value; reservations are Send
@@ -157,6 +159,7 @@ impl<O: Os + Clone> PageHeap<O> {
             keeper: Keeper::Freeing,
             look: 0,
             peak_since_look: 0,
+            limits: None,
         };
         let (pages, releasing) = (Lock::new(pages), Lock::new(()));
         PageHeap { os, accounts, options, pages, releasing, call: AtomicU32::new(0) }
@@ -196,11 +199,7 @@ impl<O: Os + Clone> PageHeap<O> {
             return refuse(ErrorKind::TooLong);
         }
         let align_pages = (align >> shift).max(1);
-        let mut pages = self.lock();
-        let (index, first) = match pages.fit(npages, align_pages) {
-            Some(place) => place,
-            None => pages.grow(self, npages, align_pages)?,
-        };
+        let (mut pages, index, first) = self.find_place(npages, align_pages)?;
         let zeroed = pages.hand_out(index, first, npages)?;
         let start = pages.regions[index].address_of(first);
         pages.counts.allocations += 1;
@@ -253,6 +252,9 @@ impl<O: Os + Clone> PageHeap<O> {
         if end > mapped {
             region.map(end, step, self.options.huge_pages).ok()?;
             pages.counts.grows += 1;
+        }
+        if !pages.is_allowed(index, from, added) {
+            return None;
         }
         let zeroed = pages.hand_out(index, from, added).ok()?;
         pages.counts.extensions += 1;
@@ -346,7 +348,7 @@ impl<O: Os + Clone> PageHeap<O> {
 impl<O: Os + Clone> Pages<O> {
     /// The first place where a run fits, among reservations for all first.
     #[inline]
-    fn fit(&mut self, npages: usize, align_pages: usize) -> Option<(usize, usize)> {
+    pub(crate) fn fit(&mut self, npages: usize, align_pages: usize) -> Option<(usize, usize)> {
         for dedicated in [false, true] {
             for (index, region) in self.regions.iter_mut().enumerate() {
                 if region.pages.longest() < npages || region.dedicated != dedicated {

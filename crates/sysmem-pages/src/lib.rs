@@ -8,8 +8,8 @@
 //!
 //! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
 //! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
-//! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) and when
-//! (`scavenger`).
+//! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) when
+//! (`scavenger`), and how large it may be (`limit`).
 #![no_std]
 
 #[cfg(test)]
@@ -18,6 +18,7 @@ extern crate std;
 mod bits;
 mod grow;
 mod heap;
+mod limit;
 mod metadata;
 mod misuse;
 mod options;

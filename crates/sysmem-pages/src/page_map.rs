@@ -282,6 +282,15 @@ impl PageMap {
             .all(|(index, from, len)| (!self.chunks()[index].free).holds(Bits::range(from, len)))
     }
 
+    /// How many pages of a range are not backed.
+    pub(crate) fn count_unbacked(&self, first: usize, npages: usize) -> usize {
+        Self::parts(first, npages)
+            .map(|(index, from, len)| {
+                (!self.chunks()[index].backed & Bits::range(from, len)).count()
+            })
+            .sum()
+    }
+
     /// The first run of pages of a range that are not backed.
     #[inline]
     pub(crate) fn unbacked(&self, first: usize, npages: usize) -> Option<(usize, usize)> {

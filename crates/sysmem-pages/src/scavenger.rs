@@ -127,7 +127,7 @@ impl Scavenger {
         if !self.search.done {
             heap.scavenge(&mut self.search, |pages| {
                 let kept = pages.kept(heap.page_shift());
-                let held = needed.saturating_sub(pages.in_use).max(kept);
+                let held = needed.saturating_sub(pages.in_use).max(kept).min(pages.room_for_idle());
                 pages.idle.saturating_sub(held).min(STEP >> heap.page_shift())
             });
             if !self.search.done {
@@ -232,7 +232,7 @@ impl<O: Os + Clone> Pages<O> {
     /// Lets the scavenger sleep if there is not much more than what stays anyway.
     fn rest(&mut self, shift: u32) -> bool {
         let kept = self.kept(shift);
-        let call_above = kept + kept / 2;
+        let call_above = (kept + kept / 2).min(self.room_for_idle());
         let rests = self.idle <= call_above;
         if rests {
             self.keeper = Keeper::Asleep { call_above };

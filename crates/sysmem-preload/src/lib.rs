@@ -5,12 +5,12 @@
 //! ```
 //!
 //! [`c_abi`] holds the functions that C programs call; [`publish`] lets `sysmem run` see what they
-//! did. The library links std, whose allocator is this one, and uses none of it on the way of an
+//! did; `environment` reads what the
+//! user decided. The library links std, whose allocator is this one, and uses none of it on the way of an
 //! allocation.
 
-use core::ffi::CStr;
-
 pub mod c_abi;
+mod environment;
 pub mod publish;
 
 /// What std allocates in this library comes from the heap that it serves.
@@ -24,26 +24,9 @@ extern "C" fn start() {
     unsafe { sysmem_alloc::free(sysmem_alloc::allocate(1, 1)) };
     publish::open_from_environment();
     sysmem_alloc::set_slow_path_hook(publish::publish_if_due);
-    if !scavenger_is_off() {
-        sysmem_alloc::start_scavenger();
-    }
+    environment::apply();
     // SAFETY: the handler may run in the child of a fork: it takes no lock and allocates nothing.
     unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
-}
-
-/// Whether the environment switches the scavenger off. That of a setuid program is not to be
-/// trusted.
-fn scavenger_is_off() -> bool {
-    // SAFETY: getauxval takes no pointers.
-    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
-        return false;
-    }
-    // SAFETY: the name is a C string; constructors run before the program has threads that could
-    // change the environment, and what getenv returns is a C string until then.
-    unsafe {
-        let value = libc::getenv(c"SYSMEM_SCAVENGER".as_ptr());
-        !value.is_null() && CStr::from_ptr(value) == c"off"
-    }
 }
 
 unsafe extern "C" fn after_fork_in_child() {

@@ -159,6 +159,17 @@ int main(int count, char **words) {
         memset(block, 1, 20 * MIB);
         free(block);
         printf("threads %ld\n", figure("Threads:"));
+    } else if (strcmp(mode, "limit") == 0) {
+        // Until there is no more, then freed, twice: how many MiB there were.
+        for (int round = 0; round < 2; round++) {
+            size_t count = 0;
+            while (count < TOTAL / SMALL && (blocks[count] = malloc(SMALL)) != NULL) {
+                memset(blocks[count++], 1, SMALL);
+            }
+            for (size_t n = 0; n < count; n++) free(blocks[n]);
+            printf("round%d %d\n", round, (int)(count * SMALL / MIB));
+        }
+        printf("peak %ld\n", figure("VmHWM:") / 1024);
     } else {
         return 2;
     }

@@ -1,0 +1,96 @@
+//! A limit on the memory of a heap.
+//!
+//! What counts is what is in memory as far as the heap knows: in use, free and backed, or just being
+//! given back. Pages that are handed out again without having been given back cost nothing new, and
+//! never meet the limit.
+
+use sysmem::{Error, ErrorKind, Limit, LockGuard, Operation, Os};
+
+use crate::heap::{PageHeap, Pages};
+
+/// In pages.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    soft: usize,
+    hard: usize,
+}
+
+/// The locked heap, and the region and first page of a place in it.
+pub(crate) type Place<'a, O> = (LockGuard<'a, Pages<O>, O>, usize, usize);
+
+/// How often an allocation gives back what others have freed meanwhile before it is refused.
+const TRIES: usize = 8;
+
+impl<O: Os + Clone> PageHeap<O> {
+    /// Limits the memory of the heap to `soft` and `hard` bytes, `usize::MAX` for no limit.
+    ///
+    /// Above the soft limit an allocation first gives back free memory, and a scavenger holds nothing
+    /// back; it never fails for it. Above the hard limit an allocation fails with
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) and [`Limit::Heap`]. What is in use already stays. The
+    /// heap's own records do not count.
+    pub fn set_limit(&self, soft: usize, hard: usize) {
+        let shift = self.page_shift();
+        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift };
+        self.lock().limits = (soft.min(hard) != usize::MAX).then_some(limits);
+    }
+
+    /// The lock and a place for a run, after giving back what a limit asks for.
+    #[inline]
+    pub(crate) fn find_place(
+        &self,
+        npages: usize,
+        align_pages: usize,
+    ) -> Result<Place<'_, O>, Error> {
+        let mut tries = 0;
+        loop {
+            let mut pages = self.lock();
+            if pages.limits.is_some_and(|limits| npages > limits.hard.saturating_sub(pages.in_use))
+            {
+                return Err(self.refusal(&pages, npages));
+            }
+            let (index, first) = match pages.fit(npages, align_pages) {
+                Some(place) => place,
+                None => pages.grow(self, npages, align_pages)?,
+            };
+            let Some(limits) = pages.limits else { return Ok((pages, index, first)) };
+            let wanted = pages.wanted(index, first, npages);
+            // For the soft limit alone, once is enough.
+            if wanted <= limits.soft || wanted <= limits.hard && tries > 0 {
+                return Ok((pages, index, first));
+            }
+            if tries == TRIES {
+                return Err(self.refusal(&pages, npages));
+            }
+            drop(pages);
+            self.release((wanted - limits.soft) << self.page_shift());
+            tries += 1;
+        }
+    }
+
+    #[cold]
+    fn refusal(&self, pages: &Pages<O>, npages: usize) -> Error {
+        let hard =
+            pages.limits.map(|limits| Limit::Heap((limits.hard << self.page_shift()) as u64));
+        let kind = ErrorKind::OutOfMemory { errno: None, limit: hard };
+        Error::new(Operation::AllocatePages, 0, npages << self.page_shift(), kind)
+    }
+}
+
+impl<O: Os + Clone> Pages<O> {
+    /// The pages that would be in memory if these were handed out.
+    fn wanted(&self, index: usize, first: usize, npages: usize) -> usize {
+        let missing = self.regions[index].pages.count_unbacked(first, npages);
+        self.in_use + self.idle + self.leaving + missing
+    }
+
+    /// Whether these pages may be handed out, as far as the hard limit goes.
+    pub(crate) fn is_allowed(&self, index: usize, first: usize, npages: usize) -> bool {
+        self.limits.is_none_or(|limits| self.wanted(index, first, npages) <= limits.hard)
+    }
+
+    /// The pages that may be idle under the soft limit.
+    pub(crate) fn room_for_idle(&self) -> usize {
+        self.limits
+            .map_or(usize::MAX, |limits| limits.soft.saturating_sub(self.in_use + self.leaving))
+    }
+}
