@@ -146,6 +146,8 @@ fn threads_that_hammer_a_heap_never_share_a_page() {
                 heap.release(MIB);
                 heap.release_all();
                 heap.verify().unwrap();
+                // The lock is not fair: without a pause this thread could have it nearly always.
+                thread::sleep(std::time::Duration::from_millis(1));
             }
         });
         let done: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
