@@ -181,6 +181,10 @@ impl<O: Os + Clone> PageHeap<O> {
         self.pages.lock(&self.os)
     }
 
+    pub(crate) fn try_lock(&self) -> Option<LockGuard<'_, Pages<O>, O>> {
+        self.pages.try_lock(&self.os)
+    }
+
     /// Hands out `npages` pages in a row, whose address is a multiple of `align` bytes (a power of
     /// two) and of the page size.
     pub fn allocate(&self, npages: usize, align: usize) -> Result<Run, Error> {
@@ -318,7 +322,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// What is known of the heap at this moment, without waiting for it: `None` while somebody is at
     /// work on it, who may be the caller in whose middle a signal handler runs.
     pub fn try_statistics(&self) -> Option<Statistics> {
-        Some(self.pages.try_lock(&self.os)?.statistics(self.page_shift()))
+        Some(self.try_lock()?.statistics(self.page_shift()))
     }
 
     /// Holds the heap still across a fork: no thread is in the middle of anything until

@@ -9,7 +9,7 @@
 //! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
 //! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
 //! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) when
-//! (`scavenger`), and how large it may be (`limit`).
+//! (`scavenger`), how large it may be (`limit`), and a picture of it (`heap_map`).
 #![no_std]
 
 #[cfg(test)]
@@ -18,6 +18,7 @@ extern crate std;
 mod bits;
 mod grow;
 mod heap;
+mod heap_map;
 mod limit;
 mod metadata;
 mod misuse;
@@ -30,6 +31,7 @@ mod statistics;
 mod verify;
 
 pub use heap::{Accounts, PAGE, PageHeap, Run};
+pub use heap_map::MapCell;
 pub use misuse::{Misuse, MisuseKind};
 pub use options::{HugePages, Options, ReleaseOnFree};
 pub use scavenger::Scavenger;

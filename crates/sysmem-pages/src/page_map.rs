@@ -9,6 +9,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::bits::{Bits, PAGES as CHUNK_PAGES};
+use crate::heap_map::MapCell;
 use crate::scavenger::QUIET_LOOKS;
 
 /// What is known of each page of a chunk. All zeros: no page is mapped yet.
@@ -465,6 +466,22 @@ impl PageMap {
             }
         }
         0
+    }
+
+    /// What the pages of a chunk are; the address is left to the caller.
+    pub(crate) fn counts(&self, index: usize) -> MapCell {
+        let (chunk, base) = (&self.chunks()[index], index * CHUNK_PAGES);
+        let npages = (self.npages - base).min(CHUNK_PAGES);
+        let mapped = self.mapped.saturating_sub(base).min(npages);
+        let free = chunk.free.count();
+        let free_backed = (chunk.free & chunk.backed).count();
+        MapCell {
+            address: 0,
+            in_use: (mapped - free) as u16,
+            free_backed: free_backed as u16,
+            given_back: (free - free_backed) as u16,
+            unmapped: (npages - mapped) as u16,
+        }
     }
 
     /// The first page from `at` on that differs in being mapped, backed or free from `at`, and

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Call, Faulty, LazilyFreed, Settings, Simulated};
 use sysmem::{Errno, ErrorKind, GiveBack, Operation, Os, State};
-use sysmem_pages::{Accounts, HugePages, Options, PageHeap, ReleaseOnFree, Run, Statistics};
+use sysmem_pages::{
+    Accounts, HugePages, MapCell, Options, PageHeap, ReleaseOnFree, Run, Statistics,
+};
 
 type Kernel = Faulty<Simulated>;
 type System = Linux<Kernel>;
@@ -425,12 +427,35 @@ impl Model {
         self.peak = self.peak.max(model.in_use);
         model.peak_in_use = self.peak;
         assert_eq!(now, model);
+        self.check_map(&model);
         let figures = self.accounts.heap.figures();
         assert_eq!(figures.ready, model.in_use + model.free_backed);
         assert_eq!(figures.prepared, model.given_back);
         assert_eq!(figures.reserved, model.unmapped);
         assert_eq!(self.accounts.metadata.figures().ready, now.metadata);
         self.before = now;
+    }
+
+    /// The map's cells add up to the statistics, and cover the reservations in order.
+    fn check_map(&self, model: &Statistics) {
+        let mut cells = vec![MapCell::default(); self.heap.map(&mut [])];
+        assert_eq!(self.heap.try_map(&mut cells), Some(cells.len()));
+        assert!(cells.is_sorted_by(|a, b| a.address < b.address));
+        let bytes = |count: fn(&MapCell) -> u16| {
+            let pages: usize = cells.iter().map(|cell| count(cell) as usize).sum();
+            (pages * self.page_size) as u64
+        };
+        assert_eq!(bytes(|cell| cell.in_use), model.in_use);
+        assert_eq!(bytes(|cell| cell.free_backed), model.free_backed);
+        assert_eq!(bytes(|cell| cell.given_back), model.given_back);
+        assert_eq!(bytes(|cell| cell.unmapped), model.unmapped);
+        for cell in &cells {
+            assert!(self.registered().range(..=cell.address).next_back().is_some());
+        }
+        // What there is no room for is left out, and nothing else changes.
+        let mut first = [MapCell::default(); 2];
+        assert_eq!(self.heap.map(&mut first), cells.len());
+        assert!(first.iter().zip(&cells).all(|(one, other)| one == other));
     }
 
     /// Frees everything, ends the heap, and sees that nothing stays behind.
