@@ -73,6 +73,33 @@ pub unsafe trait Calls: Sync {
     fn findings(&self) -> &Findings;
 }
 
+/// The methods of [`Calls`] and of [`Os`](crate::Os) that are those of something below.
+macro_rules! time_and_parking {
+    ($self:ident => $below:expr) => {
+        fn monotonic_time(&$self) -> ::core::time::Duration {
+            $below.monotonic_time()
+        }
+
+        fn thread_cpu_time(&$self) -> ::core::time::Duration {
+            $below.thread_cpu_time()
+        }
+
+        fn park(
+            &$self,
+            word: &::core::sync::atomic::AtomicU32,
+            while_equal: u32,
+            timeout: Option<::core::time::Duration>,
+        ) {
+            $below.park(word, while_equal, timeout);
+        }
+
+        fn wake(&$self, word: &::core::sync::atomic::AtomicU32, count: u32) {
+            $below.wake(word, count);
+        }
+    };
+}
+pub(crate) use time_and_parking;
+
 /// The calls that every Unix has.
 ///
 /// # Safety

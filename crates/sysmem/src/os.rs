@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
+use crate::calls::time_and_parking;
 use crate::{Error, ErrorKind, Operation, Protection, Registry};
 
 pub mod bsd;
@@ -539,11 +540,8 @@ unsafe impl<O: Os + ?Sized> Os for &O {
         fn reserve(options: &ReserveOptions) -> Result<NonNull<u8>, Error>;
         fn residency(range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error>;
         fn resident_bytes(range: PageRange) -> Result<usize, Error>;
-        fn monotonic_time() -> Duration;
-        fn thread_cpu_time() -> Duration;
-        fn park(word: &AtomicU32, while_equal: u32, timeout: Option<Duration>);
-        fn wake(word: &AtomicU32, count: u32);
     }
+    time_and_parking!(self => (**self));
     forward_unsafe_os! {
         fn map(range: PageRange, protection: Protection, policy: Policy) -> Result<(), Error>;
         fn used(range: PageRange, protection: Protection) -> Result<(), Error>;

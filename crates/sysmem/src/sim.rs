@@ -62,6 +62,7 @@ use crate::{Errno, PageRange, Protection};
 use machine::Machine;
 use parking::{Clock, Parking};
 
+pub use bsd::Bsd;
 pub use dragonfly::DragonFly;
 pub use freebsd::FreeBsd;
 pub use linux::Linux;
@@ -71,12 +72,19 @@ pub use openbsd::OpenBsd;
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
 pub use watched::{Call, Faults, Faulty, Record, Trace, Traced, Watch, Watched};
 
-/// The rules of a simulated kernel for the calls that every Unix has. The calls that only some
-/// have are implemented for the [`Simulated`] kernel of each that has them.
+/// The rules of a simulated kernel, which are methods of [`UnixSystem`] where it is a Unix. The
+/// calls that only some have are implemented for the [`Simulated`] kernel of each that has them.
 pub trait System: Copy + fmt::Debug + Send + Sync + 'static {
     /// Whose rules they are.
     const KERNEL: Kernel;
 
+    /// mlock(2) and munlock(2), or what comes closest.
+    #[doc(hidden)]
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno>;
+}
+
+/// The rules of a simulated Unix for the calls that every Unix has.
+pub trait UnixSystem: System {
     /// mmap(2) of anonymous memory.
     #[doc(hidden)]
     fn mmap(
@@ -100,13 +108,11 @@ pub trait System: Copy + fmt::Debug + Send + Sync + 'static {
     fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32)
     -> Result<(), Errno>;
 
-    /// mlock(2) and munlock(2).
+    /// fork(2): what a child is charged with, which is nothing where memory is overcommitted.
     #[doc(hidden)]
-    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno>;
-
-    /// fork(2): what a child is charged with.
-    #[doc(hidden)]
-    fn fork(machine: &Machine) -> Result<usize, Errno>;
+    fn fork(_machine: &Machine) -> Result<usize, Errno> {
+        Ok(0)
+    }
 
     /// getrlimit(2).
     #[doc(hidden)]
@@ -237,13 +243,6 @@ impl<S: System> Simulated<S> {
         S::lock(&mut self.machine(), range.start.addr(), range.len, locked)
     }
 
-    /// Forks a child, which lives until it is dropped.
-    pub fn fork(&self) -> Result<Child<S>, Errno> {
-        let mut machine = self.call();
-        let charged = S::fork(&machine)?;
-        Ok(Child { kernel: self.clone(), number: machine.fork(charged) })
-    }
-
     /// Maps a free range for another part of the process, whose it is from then on.
     pub fn occupy(&self, range: Range<usize>) {
         let mut machine = self.machine();
@@ -271,6 +270,15 @@ impl<S: System> Simulated<S> {
     pub fn advance(&self, time: Duration) {
         self.inner.clock.advance(time);
         self.inner.parking.wake_all();
+    }
+}
+
+impl<S: UnixSystem> Simulated<S> {
+    /// Forks a child, which lives until it is dropped.
+    pub fn fork(&self) -> Result<Child<S>, Errno> {
+        let mut machine = self.call();
+        let charged = S::fork(&machine)?;
+        Ok(Child { kernel: self.clone(), number: machine.fork(charged) })
     }
 }
 
@@ -334,7 +342,7 @@ unsafe impl<S: System> Calls for Simulated<S> {
 }
 
 // SAFETY: as for `Calls`.
-unsafe impl<S: System> UnixCalls for Simulated<S> {
+unsafe impl<S: UnixSystem> UnixCalls for Simulated<S> {
     unsafe fn mmap(
         &self,
         address: *mut u8,

@@ -8,10 +8,9 @@ use core::ffi::CStr;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use core::time::Duration;
+use core::sync::atomic::Ordering::Relaxed;
 
-use crate::calls::{Kernel, Mincore, UnixCalls};
+use crate::calls::{Kernel, Mincore, UnixCalls, time_and_parking};
 use crate::os::{
     BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
     ReserveOptions, UnusedContract,
@@ -566,19 +565,5 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
             .map_err(|kind| self.failed(Operation::Residency, range, kind))
     }
 
-    fn monotonic_time(&self) -> Duration {
-        self.kernel.monotonic_time()
-    }
-
-    fn thread_cpu_time(&self) -> Duration {
-        self.kernel.thread_cpu_time()
-    }
-
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.kernel.park(word, while_equal, timeout);
-    }
-
-    fn wake(&self, word: &AtomicU32, count: u32) {
-        self.kernel.wake(word, count);
-    }
+    time_and_parking!(self => self.kernel);
 }

@@ -25,15 +25,13 @@
 
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::AtomicU32;
-use core::time::Duration;
 
 use super::nearest::{ADDRESS_END, NearestPlace};
 use super::{
     Contents, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
     ReserveOptions, ResidentFalls, UnusedContract,
 };
-use crate::calls::{AddressRequirements, Kernel, VirtualMemory, WorkingSetPage};
+use crate::calls::{AddressRequirements, Kernel, VirtualMemory, WorkingSetPage, time_and_parking};
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection, Registry};
 
 // winnt.h and winerror.h.
@@ -410,19 +408,5 @@ unsafe impl<K: VirtualMemory> Os for Windows<K> {
         Ok(())
     }
 
-    fn monotonic_time(&self) -> Duration {
-        self.kernel.monotonic_time()
-    }
-
-    fn thread_cpu_time(&self) -> Duration {
-        self.kernel.thread_cpu_time()
-    }
-
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.kernel.park(word, while_equal, timeout);
-    }
-
-    fn wake(&self, word: &AtomicU32, count: u32) {
-        self.kernel.wake(word, count);
-    }
+    time_and_parking!(self => self.kernel);
 }

@@ -1,13 +1,17 @@
-//! What the rules of the BSDs share. "Seen" is one of the kernels of `os/bsd.rs`: FreeBSD
-//! 15-CURRENT, OpenBSD 7.6, NetBSD 7.0, all on amd64.
+//! What the rules of the BSDs share: each is a [`Bsd`], a table of what it answers where they
+//! differ. "Seen" is one of the kernels of `os/bsd.rs`: FreeBSD 15-CURRENT, OpenBSD 7.6, NetBSD
+//! 7.0, all on amd64.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
-use crate::os::bsd::{INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, MAP_ANON};
+use super::{Simulated, System, UnixSystem};
+use crate::calls::{Kernel, Minherit};
+use crate::os::bsd::{INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, MAP_ANON, RLIMIT_AS};
 use crate::os::unix::{
-    ENOMEM, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, RLIMIT_DATA,
+    EINVAL, ENOMEM, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, RLIMIT_DATA,
 };
 use crate::{Errno, Inheritance, Protection};
 
@@ -20,9 +24,282 @@ pub(super) const PROT_ALL: i32 = PROT_READ | PROT_WRITE | PROT_EXEC;
 pub(super) const RLIMIT_MEMLOCK: i32 = 6;
 /// Advice that changes nothing here: MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED; and, on every
 /// BSD, MADV_DONTNEED, which keeps contents (seen on all).
-pub(super) const ADVICE_WITHOUT_EFFECT: Range<i32> = 0..5;
+const ADVICE_WITHOUT_EFFECT: Range<i32> = 0..5;
 /// The number of the simulated process.
 pub(super) const PROCESS: i32 = 17;
+
+/// What the calls answer where the BSDs differ.
+pub struct Answers {
+    /// munmap(2) over a hole, before anything is removed.
+    pub(super) munmap_hole: Result<(), Errno>,
+    /// madvise(2) of nothing begins with a look at the range: a hole is no error there.
+    pub(super) madvise_hole: Result<(), Errno>,
+    /// `MADV_FREE`.
+    pub(super) free: i32,
+    /// Whether `MADV_FREE` drops pages when it pleases, and not before it returns.
+    pub(super) free_is_lazy: bool,
+    /// `MADV_FREE` of a range with wired pages, before anything is done.
+    pub(super) free_wired: Result<(), Errno>,
+    /// `MADV_NOCORE` and `MADV_CORE`.
+    pub(super) core: Option<[i32; 2]>,
+    /// Advice that is known beside what all know, and changes nothing here.
+    pub(super) other_advice: &'static [i32],
+    /// mlock(2) and munlock(2) over a hole.
+    pub(super) lock_hole: Errno,
+    /// mlock(2) of what allows nothing.
+    pub(super) lock_closed: Result<(), Errno>,
+    /// munlock(2) of what is not locked.
+    pub(super) unlock_unlocked: Result<(), Errno>,
+    /// mlock(2) beyond `RLIMIT_MEMLOCK`, for root too.
+    pub(super) lock_limit: Errno,
+    /// The number of minherit(2) by which a child gets zeros.
+    pub(super) inherit_zeros: Option<i32>,
+    /// mincore(2) over a hole, which else is told like what is not in memory.
+    pub(super) mincore_hole: Result<(), Errno>,
+    /// Whether there is an `RLIMIT_AS`.
+    pub(super) address_space_limit: bool,
+}
+
+/// The rules of a BSD, where it has its own.
+pub trait Bsd: Copy + fmt::Debug + Send + Sync + 'static {
+    /// Whose rules they are.
+    #[doc(hidden)]
+    const KERNEL: Kernel;
+
+    /// The addresses of programs.
+    #[doc(hidden)]
+    const USER: Range<usize>;
+
+    /// What it answers where the BSDs differ.
+    #[doc(hidden)]
+    const ANSWERS: Answers;
+
+    /// mmap(2).
+    #[doc(hidden)]
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno>;
+
+    /// munmap(2) of nothing.
+    #[doc(hidden)]
+    fn munmap_nothing(machine: &Machine, address: usize) -> Result<(), Errno>;
+
+    /// What each of the parts is to be after mprotect(2), if it may be: looked at before anything
+    /// changes.
+    #[doc(hidden)]
+    fn protected(machine: &mut Machine, parts: &[Mapping], bits: i32) -> Result<Attributed, Errno>;
+
+    /// Whether a range of these parts may be inherited so.
+    #[doc(hidden)]
+    fn may_inherit(_parts: &[Mapping], _inheritance: Inheritance) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// The byte of mincore(2) for a page that is in memory.
+    #[doc(hidden)]
+    fn mincore_byte(_machine: &Machine, _page: usize) -> u8 {
+        1
+    }
+
+    /// fork(2): what a child is charged with.
+    #[doc(hidden)]
+    fn fork(_machine: &Machine) -> Result<usize, Errno> {
+        Ok(0)
+    }
+
+    /// Limits that others do not have.
+    #[doc(hidden)]
+    fn other_limit(_machine: &Machine, _resource: i32) -> Option<u64> {
+        None
+    }
+}
+
+/// What mprotect(2) makes of each part, if anything.
+pub type Attributed = fn(&Attributes, bits: i32) -> Option<Attributes>;
+
+impl<B: Bsd> System for B {
+    const KERNEL: Kernel = B::KERNEL;
+
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let answers = B::ANSWERS;
+        if !is_mapped(machine, &range) {
+            return Err(answers.lock_hole);
+        }
+        let parts = machine.mappings.inside(range.clone());
+        let any =
+            |refused: fn(&Attributes) -> bool| parts.iter().any(|part| refused(&part.attributes));
+        if locked && any(|part| part.protection == Protection::NoAccess) {
+            answers.lock_closed?;
+        }
+        if !locked && any(|part| !part.locked) {
+            answers.unlock_unlocked?;
+        }
+        // `RLIMIT_MEMLOCK`.
+        let wired = machine.mappings.totals().locked;
+        if locked && (wired + range.len()) as u64 > machine.settings.locked_limit {
+            return Err(answers.lock_limit);
+        }
+        for part in parts {
+            let attributes = Attributes { locked, ..part.attributes.clone() };
+            change(machine, &part, attributes);
+        }
+        Ok(())
+    }
+}
+
+impl<B: Bsd> UnixSystem for B {
+    fn mmap(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        bits: i32,
+        flags: i32,
+    ) -> Result<*mut u8, Errno> {
+        B::mmap(machine, address, len, bits, flags)
+    }
+
+    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        if len == 0 {
+            return B::munmap_nothing(machine, address);
+        }
+        if !is_user::<B>(machine, &range) {
+            return Err(EINVAL);
+        }
+        if !is_mapped(machine, &range) {
+            B::ANSWERS.munmap_hole?;
+        }
+        machine.own("munmap", &range);
+        machine.unmap(range);
+        Ok(())
+    }
+
+    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+        let range = outward(machine, address, len).ok_or(EINVAL)?;
+        machine.own("mprotect", &range);
+        // Holes are passed over (seen on all).
+        let parts = machine.mappings.inside(range.clone());
+        let attributed = B::protected(machine, &parts, bits)?;
+        // To ask may have changed what the parts are.
+        for part in machine.mappings.inside(range) {
+            if let Some(attributes) = attributed(&part.attributes, bits) {
+                change(machine, &part, attributes);
+            }
+        }
+        Ok(())
+    }
+
+    fn madvise(
+        machine: &mut Machine,
+        address: usize,
+        len: usize,
+        advice: i32,
+    ) -> Result<(), Errno> {
+        let answers = B::ANSWERS;
+        let dumped = answers.core.and_then(|core| core.iter().position(|&known| known == advice));
+        let known = ADVICE_WITHOUT_EFFECT.contains(&advice)
+            || advice == answers.free
+            || dumped.is_some()
+            || answers.other_advice.contains(&advice);
+        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
+        // Nothing is advised of nothing, wherever it begins (seen on all).
+        if len == 0 {
+            return Ok(());
+        }
+        machine.own("madvise", &range);
+        if !is_mapped(machine, &range) {
+            answers.madvise_hole?;
+        }
+        let parts = machine.mappings.inside(range);
+        if let Some(dumped) = dumped {
+            for part in &parts {
+                let attributes = Attributes { dumped: dumped == 1, ..part.attributes.clone() };
+                change(machine, part, attributes);
+            }
+        }
+        if advice == answers.free {
+            if parts.iter().any(|part| part.attributes.locked) {
+                answers.free_wired?;
+            }
+            // Whatever the pages allow, but not what is wired (seen on all) or what a fork shares
+            // (vm/vm_object.c of FreeBSD, `vm_object_madvise`; uvm/uvm_map.c, `uvm_map_clean`).
+            for part in parts.iter().filter(|part| !part.attributes.locked) {
+                for part in machine.unshared(part) {
+                    match answers.free_is_lazy {
+                        true => machine.discard_lazily(&part),
+                        false => machine.discard(&part),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fork(machine: &Machine) -> Result<usize, Errno> {
+        B::fork(machine)
+    }
+
+    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
+        let settings = &machine.settings;
+        match resource {
+            RLIMIT_DATA => Ok(settings.data_limit),
+            RLIMIT_MEMLOCK => Ok(settings.locked_limit),
+            RLIMIT_AS if B::ANSWERS.address_space_limit => Ok(settings.address_space_limit),
+            _ => B::other_limit(machine, resource).ok_or(EINVAL),
+        }
+    }
+}
+
+/// mincore(2), which OpenBSD has not.
+pub(super) fn mincore<B: Bsd>(
+    machine: &Machine,
+    address: usize,
+    len: usize,
+    residency: &mut [u8],
+) -> Result<(), Errno> {
+    let range = outward(machine, address, len).ok_or(ENOMEM)?;
+    if !is_mapped(machine, &range) {
+        B::ANSWERS.mincore_hole?;
+    }
+    let start = range.start;
+    residency[..range.len() / machine.page_size()].fill(0);
+    for page in machine.resident_pages(range) {
+        residency[(page - start) / machine.page_size()] = B::mincore_byte(machine, page);
+    }
+    Ok(())
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<B: Bsd> Minherit for Simulated<B> {
+    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
+        let machine = &mut *self.call();
+        let inheritance = match inherit {
+            INHERIT_SHARE => Inheritance::Share,
+            INHERIT_COPY => Inheritance::Copy,
+            INHERIT_NONE => Inheritance::Nothing,
+            number if B::ANSWERS.inherit_zeros == Some(number) => Inheritance::Zeros,
+            _ => return Err(EINVAL),
+        };
+        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
+        machine.own("minherit", &range);
+        // Holes are passed over (seen on all).
+        let parts = machine.mappings.inside(range);
+        B::may_inherit(&parts, inheritance)?;
+        for part in parts {
+            let attributes = Attributes { inheritance, ..part.attributes.clone() };
+            change(machine, &part, attributes);
+        }
+        Ok(())
+    }
+}
 
 /// What the bits of mmap(2) allow; writing is never without reading.
 pub(super) fn protection(bits: i32) -> Protection {
@@ -31,8 +308,13 @@ pub(super) fn protection(bits: i32) -> Protection {
         PROT_READ => Protection::ReadOnly,
         bits if bits & PROT_WRITE == 0 => Protection::ReadExecute,
         bits if bits & PROT_EXEC == 0 => Protection::ReadWrite,
-        bits => panic!("no simulated BSD has a rule for protection {bits:#x}"),
+        bits => panic!("no simulated kernel has memory for protection {bits:#x}"),
     }
+}
+
+/// What mprotect(2) makes of a part where it changes the protection alone.
+pub(super) fn protected(attributes: &Attributes, bits: i32) -> Option<Attributes> {
+    Some(Attributes { protection: protection(bits), ..attributes.clone() })
 }
 
 /// The whole pages that a range touches: every BSD rounds outward (seen on all, for munmap,
@@ -42,10 +324,10 @@ pub(super) fn outward(machine: &Machine, address: usize, len: usize) -> Option<R
     Some(start..machine.round_up(address.checked_add(len)?)?)
 }
 
-/// Whether programs have these addresses: `user` ones, and those of the simulated process.
-pub(super) fn is_user(machine: &Machine, range: &Range<usize>, user: &Range<usize>) -> bool {
+/// Whether programs have these addresses: those of the system, and of the simulated process.
+pub(super) fn is_user<B: Bsd>(machine: &Machine, range: &Range<usize>) -> bool {
     let inside = |space: &Range<usize>| space.start <= range.start && range.end <= space.end;
-    inside(user) || inside(&machine.space())
+    inside(&B::USER) || machine.has(range)
 }
 
 /// Whether the range has no hole.
@@ -54,7 +336,7 @@ pub(super) fn is_mapped(machine: &Machine, range: &Range<usize>) -> bool {
     parts.iter().map(Mapping::len).sum::<usize>() == range.len()
 }
 
-/// Changes a part of a mapping; the BSDs have no limit on mappings.
+/// Changes a part of a mapping where there is no limit on mappings.
 pub(super) fn change(machine: &mut Machine, part: &Mapping, attributes: Attributes) {
     let changed = machine.change(part, attributes, usize::MAX);
     changed.expect("there is no limit on mappings");
@@ -62,56 +344,14 @@ pub(super) fn change(machine: &mut Machine, part: &Mapping, attributes: Attribut
 
 /// Attributes of a new mapping: shared anonymous memory differs from private by what a forked
 /// child gets of it. (Seen on all: with neither flag it is private.)
-pub(super) fn attributes(machine: &Machine, name: &str, bits: i32, flags: i32) -> Attributes {
-    assert!(flags & MAP_ANON != 0, "the simulated {name} has anonymous memory only");
+pub(super) fn attributes(machine: &Machine, bits: i32, flags: i32) -> Attributes {
+    assert!(flags & MAP_ANON != 0, "the simulated BSDs have anonymous memory only");
     let mut attributes = Attributes::new(protection(bits));
     attributes.locked = machine.settings.lock_new_mappings;
     if flags & (MAP_SHARED | MAP_PRIVATE) == MAP_SHARED {
         attributes.inheritance = Inheritance::Share;
     }
     attributes
-}
-
-/// Changes what a forked child gets. Holes are passed over (seen on all).
-pub(super) fn inherit(machine: &mut Machine, range: Range<usize>, inheritance: Inheritance) {
-    machine.own("minherit", &range);
-    for part in machine.mappings.inside(range) {
-        let attributes = Attributes { inheritance, ..part.attributes.clone() };
-        change(machine, &part, attributes);
-    }
-}
-
-/// What the numbers of minherit(2) mean that every BSD has.
-pub(super) fn inheritance(number: i32) -> Option<Inheritance> {
-    match number {
-        INHERIT_SHARE => Some(Inheritance::Share),
-        INHERIT_COPY => Some(Inheritance::Copy),
-        INHERIT_NONE => Some(Inheritance::Nothing),
-        _ => None,
-    }
-}
-
-/// Wires or unwires the mappings of a range.
-pub(super) fn wire(machine: &mut Machine, range: Range<usize>, locked: bool) {
-    for part in machine.mappings.inside(range) {
-        let attributes = Attributes { locked, ..part.attributes.clone() };
-        change(machine, &part, attributes);
-    }
-}
-
-/// Whether wiring the range stays below `RLIMIT_MEMLOCK`.
-pub(super) fn may_wire(machine: &Machine, range: &Range<usize>) -> bool {
-    let wired = machine.mappings.totals().locked;
-    (wired + range.len()) as u64 <= machine.settings.locked_limit
-}
-
-/// The limits that every BSD numbers alike; `None` for others.
-pub(super) fn resource_limit(machine: &Machine, resource: i32) -> Option<u64> {
-    match resource {
-        RLIMIT_DATA => Some(machine.settings.data_limit),
-        RLIMIT_MEMLOCK => Some(machine.settings.locked_limit),
-        _ => None,
-    }
 }
 
 /// Bytes of the process in memory.

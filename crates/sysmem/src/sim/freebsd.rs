@@ -4,15 +4,15 @@ use std::ffi::CStr;
 use std::ops::Range;
 use std::vec::Vec;
 
+use super::Simulated;
 use super::bsd::{
-    self, ADVICE_WITHOUT_EFFECT, EACCES, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, outward, protection,
+    self, Answers, Attributed, Bsd, EACCES, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, protection,
 };
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
-use super::{Simulated, System};
-use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName};
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON, RLIMIT_AS};
+use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON};
 use crate::os::freebsd::{
     INHERIT_ZERO, KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_ALIGNED_SUPER, MAP_EXCL,
     MAP_NOCORE, RLIMIT_SWAP,
@@ -29,14 +29,9 @@ const ALIGNMENT: i32 = 0xff << 24;
 /// HASSEMAPHORE, STACK, NOSYNC, PREFAULT_READ, 32BIT: <sys/mman.h>.
 const WITHOUT_EFFECT: i32 = 0x200 | 0x400 | 0x800 | 0x4_0000 | 0x8_0000;
 const EOPNOTSUPP: Errno = Errno(45);
-/// MADV_NOSYNC, MADV_AUTOSYNC, MADV_PROTECT (as root).
-const OTHER_ADVICE: [i32; 3] = [6, 7, 10];
 /// `MINCORE_INCORE`, and with it referenced and modified, here and elsewhere.
 const INCORE: u8 = 1;
 const INCORE_IN_USE: u8 = 0x1f;
-
-/// The addresses of programs: page 0 is not theirs.
-const USER: Range<usize> = 0x1000..1 << 47;
 
 /// The bytes of swap that can be promised, where that is enforced.
 fn swap(machine: &Machine) -> Option<u64> {
@@ -90,8 +85,28 @@ fn place(machine: &mut Machine, hint: usize, len: usize, flags: i32) -> Result<u
     place.or_else(|| machine.place(len, align)).ok_or(ENOMEM)
 }
 
-impl System for FreeBsd {
+impl Bsd for FreeBsd {
     const KERNEL: Kernel = Kernel::FreeBsd;
+    // Page 0 is not a program's.
+    const USER: Range<usize> = 0x1000..1 << 47;
+    const ANSWERS: Answers = Answers {
+        munmap_hole: Ok(()),
+        // Nor where nothing at all is mapped.
+        madvise_hole: Ok(()),
+        free: MADV_FREE,
+        free_is_lazy: true,
+        free_wired: Ok(()),
+        core: Some([MADV_NOCORE, MADV_CORE]),
+        // MADV_NOSYNC, MADV_AUTOSYNC, MADV_PROTECT (as root).
+        other_advice: &[6, 7, 10],
+        lock_hole: ENOMEM,
+        lock_closed: Err(ENOMEM),
+        unlock_unlocked: Ok(()),
+        lock_limit: ENOMEM,
+        inherit_zeros: Some(INHERIT_ZERO),
+        mincore_hole: Err(ENOMEM),
+        address_space_limit: true,
+    };
 
     fn mmap(
         machine: &mut Machine,
@@ -135,7 +150,7 @@ impl System for FreeBsd {
             let end = address.checked_add(len).ok_or(EINVAL)?;
             // Unaligned, or outside the addresses of programs. An alignment that is asked for
             // besides is not looked at.
-            if !machine.is_aligned(address) || !bsd::is_user(machine, &(address..end), &USER) {
+            if !machine.is_aligned(address) || !bsd::is_user::<FreeBsd>(machine, &(address..end)) {
                 return Err(EINVAL);
             }
         }
@@ -148,15 +163,13 @@ impl System for FreeBsd {
         let range = start..start + len;
         // A taken address, a guard's too, is told like exhaustion. What lies outside the space of
         // the simulated process is taken.
-        let space = machine.space();
-        let outside = range.start < space.start || range.end > space.end;
-        if outside || flags & MAP_EXCL != 0 && !machine.can_map(&range) {
+        if !machine.has(&range) || flags & MAP_EXCL != 0 && !machine.can_map(&range) {
             return Err(ENOMEM);
         }
         machine.own("a fixed mapping", &range);
         let mut attributes = match guard {
             true => Attributes { guard, ..Attributes::new(Protection::NoAccess) },
-            false => bsd::attributes(machine, "FreeBSD", bits, flags),
+            false => bsd::attributes(machine, bits, flags),
         };
         attributes.dumped = flags & MAP_NOCORE == 0;
         // vm.imply_prot_max: what is mapped with something never allows more.
@@ -180,19 +193,11 @@ impl System for FreeBsd {
         Ok(machine.pointer(start))
     }
 
-    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
-        // An empty range; page 0, the kernel's addresses, past the end. Outward otherwise.
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        if len == 0 || !bsd::is_user(machine, &range, &USER) {
-            return Err(EINVAL);
-        }
-        machine.own("munmap", &range);
-        // Holes are no error.
-        machine.unmap(range);
-        Ok(())
+    fn munmap_nothing(_machine: &Machine, _address: usize) -> Result<(), Errno> {
+        Err(EINVAL)
     }
 
-    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+    fn protected(machine: &mut Machine, parts: &[Mapping], bits: i32) -> Result<Attributed, Errno> {
         let (bits, asked) = (bits & !(PROT_ALL << 16), bits >> 16 & PROT_ALL);
         if bits & !PROT_ALL != 0 {
             return Err(EINVAL);
@@ -200,104 +205,31 @@ impl System for FreeBsd {
         if asked != 0 && bits & !asked != 0 {
             return Err(EOPNOTSUPP);
         }
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        machine.own("mprotect", &range);
-        // Holes are passed over, and a guard is: no error, no effect.
-        let mut parts = machine.mappings.inside(range.clone());
-        parts.retain(|part| !part.attributes.guard);
-        // More than the maximum, or raising that: looked at before anything changes
-        // (vm/vm_map.c, `vm_map_protect`).
-        if parts.iter().any(|part| (bits | asked) & !part.attributes.maximum != 0) {
+        // A guard is passed over: no error, no effect.
+        let parts = || parts.iter().filter(|part| !part.attributes.guard);
+        // More than the maximum, or raising that (vm/vm_map.c, `vm_map_protect`).
+        if parts().any(|part| (bits | asked) & !part.attributes.maximum != 0) {
             return Err(EACCES);
         }
-        let to = protection(bits);
-        for part in &parts {
-            let already =
-                machine.mappings.at(part.start).is_none_or(|part| part.attributes.charged);
-            if to != Protection::ReadWrite || already {
-                continue;
-            }
-            // The first byte that becomes writable charges all that was mapped together with it,
-            // and nothing but munmap gives that back.
-            let object = part.attributes.object;
-            let together: Vec<_> = machine
-                .mappings
-                .iter()
-                .filter(|part| part.attributes.object == object && !part.attributes.charged)
-                .cloned()
-                .collect();
-            if !enough_swap(machine, together.iter().map(|part| part.len()).sum()) {
-                return Err(ENOMEM);
-            }
-            for part in together {
-                let attributes = Attributes { charged: true, ..part.attributes.clone() };
-                bsd::change(machine, &part, attributes);
-            }
+        if protection(bits) == Protection::ReadWrite {
+            parts().try_for_each(|part| charge_object(machine, part))?;
         }
-        // Charging has changed what the parts are.
-        for part in machine.mappings.inside(range) {
-            if part.attributes.guard {
-                continue;
-            }
-            let mut attributes = Attributes { protection: to, ..part.attributes.clone() };
-            if asked != 0 {
-                attributes.maximum = asked;
-            }
-            bsd::change(machine, &part, attributes);
-        }
-        Ok(())
+        Ok(|attributes, bits| {
+            let asked = bits >> 16 & PROT_ALL;
+            let maximum = if asked != 0 { asked } else { attributes.maximum };
+            let protection = protection(bits);
+            (!attributes.guard).then(|| Attributes { protection, maximum, ..attributes.clone() })
+        })
     }
 
-    fn madvise(
-        machine: &mut Machine,
-        address: usize,
-        len: usize,
-        advice: i32,
-    ) -> Result<(), Errno> {
-        let known = ADVICE_WITHOUT_EFFECT.contains(&advice)
-            || [MADV_FREE, MADV_NOCORE, MADV_CORE].contains(&advice)
-            || OTHER_ADVICE.contains(&advice);
-        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
-        // An empty range is advised of nothing, wherever it begins.
-        if len == 0 {
-            return Ok(());
+    fn mincore_byte(machine: &Machine, page: usize) -> u8 {
+        let allowed = machine.mappings.at(page).map(|mapping| mapping.attributes.protection);
+        match allowed {
+            // vm.mincore_mapped=1, the default: what no page table has is not told.
+            Some(Protection::NoAccess) | None => 0,
+            _ if machine.is_freed(page) => INCORE,
+            _ => INCORE_IN_USE,
         }
-        machine.own("madvise", &range);
-        // Holes, and ranges with nothing mapped, are passed over.
-        for part in machine.mappings.inside(range) {
-            match advice {
-                // Lazy, whatever the pages allow; wired ones keep their contents.
-                // (vm/vm_object.c, `vm_object_madvise`: not what a fork shares.)
-                MADV_FREE if !part.attributes.locked => {
-                    machine.unshared(&part).iter().for_each(|part| machine.discard_lazily(part));
-                }
-                MADV_NOCORE | MADV_CORE => {
-                    let dumped = advice == MADV_CORE;
-                    let attributes = Attributes { dumped, ..part.attributes.clone() };
-                    bsd::change(machine, &part, attributes);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        let range = outward(machine, address, len).ok_or(ENOMEM)?;
-        if len == 0 {
-            return Ok(());
-        }
-        // What allows nothing cannot be wired; a hole; RLIMIT_MEMLOCK, for root too.
-        let refused = |attributes: &Attributes| attributes.protection == Protection::NoAccess;
-        let parts = machine.mappings.inside(range.clone());
-        if !bsd::is_mapped(machine, &range)
-            || locked && parts.iter().any(|part| refused(&part.attributes))
-            || locked && !bsd::may_wire(machine, &range)
-        {
-            return Err(ENOMEM);
-        }
-        bsd::wire(machine, range, locked);
-        Ok(())
     }
 
     fn fork(machine: &Machine) -> Result<usize, Errno> {
@@ -309,50 +241,33 @@ impl System for FreeBsd {
         if charge == 0 || enough_swap(machine, charge) { Ok(charge) } else { Err(ENOMEM) }
     }
 
-    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
-        match resource {
-            RLIMIT_AS => Ok(machine.settings.address_space_limit),
-            RLIMIT_SWAP => Ok(machine.settings.swap_limit),
-            _ => bsd::resource_limit(machine, resource).ok_or(EINVAL),
-        }
+    fn other_limit(machine: &Machine, resource: i32) -> Option<u64> {
+        (resource == RLIMIT_SWAP).then_some(machine.settings.swap_limit)
     }
+}
+
+/// The first byte of a mapping that becomes writable charges all that was mapped together with it,
+/// and nothing but munmap gives that back.
+fn charge_object(machine: &mut Machine, part: &Mapping) -> Result<(), Errno> {
+    if machine.mappings.at(part.start).is_none_or(|part| part.attributes.charged) {
+        return Ok(());
+    }
+    let object = part.attributes.object;
+    let uncharged = |part: &&Mapping| part.attributes.object == object && !part.attributes.charged;
+    let together: Vec<_> = machine.mappings.iter().filter(uncharged).cloned().collect();
+    if !enough_swap(machine, together.iter().map(Mapping::len).sum()) {
+        return Err(ENOMEM);
+    }
+    for part in together {
+        let attributes = Attributes { charged: true, ..part.attributes.clone() };
+        bsd::change(machine, &part, attributes);
+    }
+    Ok(())
 }
 
 impl Mincore for Simulated<FreeBsd> {
     fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
-        let machine = &*self.call();
-        let range = outward(machine, address.addr(), len).ok_or(ENOMEM)?;
-        // A hole.
-        if !bsd::is_mapped(machine, &range) {
-            return Err(ENOMEM);
-        }
-        let start = range.start;
-        residency[..range.len() / machine.page_size()].fill(0);
-        for page in machine.resident_pages(range) {
-            let allowed = machine.mappings.at(page).map(|mapping| mapping.attributes.protection);
-            // vm.mincore_mapped=1, the default: what no page table has is not told.
-            residency[(page - start) / machine.page_size()] = match allowed {
-                Some(Protection::NoAccess) | None => 0,
-                _ if machine.is_freed(page) => INCORE,
-                _ => INCORE_IN_USE,
-            };
-        }
-        Ok(())
-    }
-}
-
-// SAFETY: as for `Calls`.
-unsafe impl Minherit for Simulated<FreeBsd> {
-    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
-        let machine = &mut *self.call();
-        let inheritance = match inherit {
-            INHERIT_ZERO => Some(Inheritance::Zeros),
-            number => bsd::inheritance(number),
-        };
-        let inheritance = inheritance.ok_or(EINVAL)?;
-        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
-        bsd::inherit(machine, range, inheritance);
-        Ok(())
+        bsd::mincore::<FreeBsd>(&self.call(), address.addr(), len, residency)
     }
 }
 

@@ -11,10 +11,10 @@ use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use super::System;
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
+use super::{System, UnixSystem};
 use crate::calls::Kernel;
 use crate::os::linux::huge::{PR_GET_THP_DISABLE, PR_SET_THP_DISABLE};
 use crate::os::linux::{
@@ -32,6 +32,12 @@ pub struct Linux;
 impl System for Linux {
     const KERNEL: Kernel = Kernel::Linux;
 
+    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
+        lock(machine, whole(machine, address, len)?, locked)
+    }
+}
+
+impl UnixSystem for Linux {
     fn mmap(
         machine: &mut Machine,
         address: usize,
@@ -57,10 +63,6 @@ impl System for Linux {
         advice: i32,
     ) -> Result<(), Errno> {
         madvise(machine, address, len, advice)
-    }
-
-    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        lock(machine, whole(machine, address, len)?, locked)
     }
 
     fn fork(machine: &Machine) -> Result<usize, Errno> {

@@ -147,8 +147,13 @@ impl Machine {
 
     /// Whether a range lies in the address space of the process and is free.
     pub(crate) fn can_map(&self, range: &Range<usize>) -> bool {
+        self.has(range) && self.mappings.is_free(range.clone())
+    }
+
+    /// Whether a range lies in the address space of the process. What is outside is taken.
+    pub(crate) fn has(&self, range: &Range<usize>) -> bool {
         let space = self.space();
-        space.start <= range.start && range.end <= space.end && self.mappings.is_free(range.clone())
+        space.start <= range.start && range.end <= space.end
     }
 
     /// A free range of that length, aligned: where the seed says.

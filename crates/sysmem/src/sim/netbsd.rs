@@ -2,18 +2,17 @@
 
 use std::ops::Range;
 
+use super::Simulated;
 use super::bsd::{
-    self, ADVICE_WITHOUT_EFFECT, EACCES, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL,
-    outward, protection,
+    self, Answers, Attributed, Bsd, EACCES, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL,
 };
 use super::machine::Machine;
-use super::mappings::Attributes;
-use super::{Simulated, System};
-use crate::calls::{Kernel, Mincore, Minherit, Sysctl};
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, RLIMIT_AS};
+use super::mappings::Mapping;
+use crate::Errno;
+use crate::calls::{Kernel, Mincore, Sysctl};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::netbsd::{KERN_PROC2, MADV_FREE, MAP_INHERIT_ZERO, MAP_TRYFIXED};
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE};
-use crate::{Errno, Inheritance, Protection};
 
 /// The rules of NetBSD.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +20,6 @@ pub struct NetBsd;
 
 const EBUSY: Errno = Errno(16);
 const EFBIG: Errno = Errno(27);
-
-/// The addresses of programs: up to `VM_MAXUSER_ADDRESS` (amd64 vmparam.h).
-const USER: Range<usize> = 0..0x7f7f_ffff_f000;
 
 /// Where `MAP_ALIGNED(n)` and a hint put a mapping.
 fn place(machine: &mut Machine, hint: usize, len: usize, align: usize) -> Result<usize, Errno> {
@@ -36,8 +32,28 @@ fn place(machine: &mut Machine, hint: usize, len: usize, align: usize) -> Result
     place.or_else(|| machine.place(len, align)).ok_or(ENOMEM)
 }
 
-impl System for NetBsd {
+impl Bsd for NetBsd {
     const KERNEL: Kernel = Kernel::NetBsd;
+    // Up to `VM_MAXUSER_ADDRESS` (amd64 vmparam.h).
+    const USER: Range<usize> = 0..0x7f7f_ffff_f000;
+    const ANSWERS: Answers = Answers {
+        munmap_hole: Ok(()),
+        madvise_hole: Err(EFAULT),
+        free: MADV_FREE,
+        free_is_lazy: false,
+        // Seen of a wired page; before anything is done (uvm/uvm_map.c, `uvm_map_clean`).
+        free_wired: Err(EBUSY),
+        core: None,
+        // 5 and 8 are invalid.
+        other_advice: &[],
+        lock_hole: EINVAL,
+        lock_closed: Err(EINVAL),
+        unlock_unlocked: Err(EINVAL),
+        lock_limit: EAGAIN,
+        inherit_zeros: Some(MAP_INHERIT_ZERO),
+        mincore_hole: Err(ENOMEM),
+        address_space_limit: true,
+    };
 
     fn mmap(
         machine: &mut Machine,
@@ -71,7 +87,7 @@ impl System for NetBsd {
                 return Err(EACCES);
             }
             let end = address.checked_add(len).ok_or(EFBIG)?;
-            if !bsd::is_user(machine, &(address..end), &USER) {
+            if !bsd::is_user::<NetBsd>(machine, &(address..end)) {
                 return Err(EFBIG);
             }
         }
@@ -95,12 +111,11 @@ impl System for NetBsd {
         };
         let range = start..start + len;
         // What lies outside the space of the simulated process is taken.
-        let space = machine.space();
-        if range.start < space.start || range.end > space.end {
+        if !machine.has(&range) {
             return Err(ENOMEM);
         }
         machine.own("a fixed mapping", &range);
-        let mut attributes = bsd::attributes(machine, "NetBSD", bits, flags);
+        let mut attributes = bsd::attributes(machine, bits, flags);
         // PaX MPROTECT: what it allows now, and what PROT_MPROTECT asks for (mmap(2) of 10.1).
         if machine.settings.pax_mprotect {
             attributes.maximum = (bits | bits >> 3) & PROT_ALL;
@@ -113,135 +128,27 @@ impl System for NetBsd {
         Ok(machine.pointer(start))
     }
 
-    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        // The kernel's addresses; page 0 is no error, an empty range and holes are none.
-        if !bsd::is_user(machine, &range, &USER) {
-            return Err(EINVAL);
-        }
-        if len != 0 {
-            machine.own("munmap", &range);
-            machine.unmap(range);
-        }
+    fn munmap_nothing(_machine: &Machine, _address: usize) -> Result<(), Errno> {
         Ok(())
     }
 
-    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
-        // Unknown bits are no error, and no limit is looked at; holes are passed over.
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        machine.own("mprotect", &range);
-        let parts = machine.mappings.inside(range);
-        // More than the maximum (uvm/uvm_map.c, `uvm_map_protect`: before anything changes).
+    fn protected(
+        _machine: &mut Machine,
+        parts: &[Mapping],
+        bits: i32,
+    ) -> Result<Attributed, Errno> {
+        // Unknown bits are no error, and no limit is looked at. More than the maximum
+        // (uvm/uvm_map.c, `uvm_map_protect`).
         if parts.iter().any(|part| bits & PROT_ALL & !part.attributes.maximum != 0) {
             return Err(EACCES);
         }
-        let protection = protection(bits);
-        for part in parts {
-            let attributes = Attributes { protection, ..part.attributes.clone() };
-            bsd::change(machine, &part, attributes);
-        }
-        Ok(())
-    }
-
-    fn madvise(
-        machine: &mut Machine,
-        address: usize,
-        len: usize,
-        advice: i32,
-    ) -> Result<(), Errno> {
-        // 5 and 8 are invalid.
-        let known = ADVICE_WITHOUT_EFFECT.contains(&advice) || advice == MADV_FREE;
-        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
-        if len == 0 {
-            return Ok(());
-        }
-        machine.own("madvise", &range);
-        // A hole, before anything is done.
-        if !bsd::is_mapped(machine, &range) {
-            return Err(EFAULT);
-        }
-        if advice != MADV_FREE {
-            return Ok(());
-        }
-        let parts = machine.mappings.inside(range);
-        // Wired pages, before anything is done (uvm/uvm_map.c, `uvm_map_clean`).
-        if parts.iter().any(|part| part.attributes.locked) {
-            return Err(EBUSY);
-        }
-        // At once, whatever the pages allow.
-        // What a fork shares stays (uvm/uvm_map.c, `uvm_map_clean`).
-        for part in &parts {
-            machine.unshared(part).iter().for_each(|part| machine.discard(part));
-        }
-        Ok(())
-    }
-
-    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        if len == 0 {
-            return Ok(());
-        }
-        // A hole; wiring what allows nothing; unwiring what is not wired.
-        let refused = |attributes: &Attributes| match locked {
-            true => attributes.protection == Protection::NoAccess,
-            false => !attributes.locked,
-        };
-        let parts = machine.mappings.inside(range.clone());
-        let refused = parts.iter().any(|part| refused(&part.attributes));
-        if refused || !bsd::is_mapped(machine, &range) {
-            return Err(EINVAL);
-        }
-        // RLIMIT_MEMLOCK.
-        if locked && !bsd::may_wire(machine, &range) {
-            return Err(EAGAIN);
-        }
-        bsd::wire(machine, range, locked);
-        Ok(())
-    }
-
-    fn fork(_machine: &Machine) -> Result<usize, Errno> {
-        // Nothing is charged.
-        Ok(0)
-    }
-
-    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
-        match resource {
-            RLIMIT_AS => Ok(machine.settings.address_space_limit),
-            _ => bsd::resource_limit(machine, resource).ok_or(EINVAL),
-        }
+        Ok(bsd::protected)
     }
 }
 
 impl Mincore for Simulated<NetBsd> {
     fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
-        let machine = &*self.call();
-        let range = outward(machine, address.addr(), len).ok_or(ENOMEM)?;
-        // A hole.
-        if !bsd::is_mapped(machine, &range) {
-            return Err(ENOMEM);
-        }
-        let start = range.start;
-        residency[..range.len() / machine.page_size()].fill(0);
-        // 0 or 1, whatever the pages allow.
-        for page in machine.resident_pages(range) {
-            residency[(page - start) / machine.page_size()] = 1;
-        }
-        Ok(())
-    }
-}
-
-// SAFETY: as for `Calls`.
-unsafe impl Minherit for Simulated<NetBsd> {
-    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
-        let machine = &mut *self.call();
-        let inheritance = match inherit {
-            MAP_INHERIT_ZERO => Some(Inheritance::Zeros),
-            number => bsd::inheritance(number),
-        };
-        let inheritance = inheritance.ok_or(EINVAL)?;
-        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
-        bsd::inherit(machine, range, inheritance);
-        Ok(())
+        bsd::mincore::<NetBsd>(&self.call(), address.addr(), len, residency)
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
+use super::Simulated;
 use super::bsd::{
-    self, ADVICE_WITHOUT_EFFECT, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, outward,
-    protection,
+    self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL,
 };
 use super::machine::Machine;
-use super::mappings::{Attributes, Mapping};
-use super::{Simulated, System};
-use crate::calls::{Kernel, Minherit, Sysctl};
+use super::mappings::Mapping;
+use crate::calls::{Kernel, Sysctl};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::openbsd::{KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE};
 use crate::os::unix::{
@@ -25,17 +24,35 @@ const ENOTSUP: Errno = Errno(91);
 /// `MAP_FLAGMASK` of <sys/mman.h>: 0x100 is let pass, 0x10000 is not.
 const FLAGS: i32 = 0xfff7;
 
-/// The addresses of programs: page 0 is not theirs; up to `VM_MAXUSER_ADDRESS` (amd64 vmparam.h).
-const USER: Range<usize> = 0x1000..0x7f7f_ffff_c000;
-
 /// Whether so much more that allows anything stays below `RLIMIT_DATA`.
 fn fits(machine: &Machine, more: usize) -> bool {
     let used = machine.mappings.totals().accessible;
     (used + more) as u64 <= machine.settings.data_limit
 }
 
-impl System for OpenBsd {
+impl Bsd for OpenBsd {
     const KERNEL: Kernel = Kernel::OpenBsd;
+    // Page 0 is not a program's; up to `VM_MAXUSER_ADDRESS` (amd64 vmparam.h).
+    const USER: Range<usize> = 0x1000..0x7f7f_ffff_c000;
+    const ANSWERS: Answers = Answers {
+        // Read in uvm/uvm_mmap.c, `sys_munmap`: before anything is removed.
+        munmap_hole: Err(EINVAL),
+        madvise_hole: Err(EFAULT),
+        free: MADV_FREE,
+        free_is_lazy: false,
+        free_wired: Ok(()),
+        core: None,
+        // 5 and 8 are invalid.
+        other_advice: &[],
+        lock_hole: ENOMEM,
+        lock_closed: Ok(()),
+        unlock_unlocked: Ok(()),
+        lock_limit: EAGAIN,
+        inherit_zeros: Some(MAP_INHERIT_ZERO),
+        // There is no mincore.
+        mincore_hole: Ok(()),
+        address_space_limit: false,
+    };
 
     fn mmap(
         machine: &mut Machine,
@@ -63,10 +80,10 @@ impl System for OpenBsd {
         if fixed {
             let end = address.checked_add(len).ok_or(EINVAL)?;
             // Unaligned, or outside the addresses of programs.
-            if !machine.is_aligned(address) || !bsd::is_user(machine, &(address..end), &USER) {
+            if !machine.is_aligned(address) || !bsd::is_user::<OpenBsd>(machine, &(address..end)) {
                 return Err(EINVAL);
             }
-        } else if address >= USER.end && !machine.space().contains(&address) {
+        } else if address >= Self::USER.end && !machine.space().contains(&address) {
             // A hint among the kernel's addresses.
             return Err(ENOMEM);
         }
@@ -88,9 +105,7 @@ impl System for OpenBsd {
         let range = start..start + len;
         // A taken address is told like exhaustion. What lies outside the space of the simulated
         // process is taken.
-        let space = machine.space();
-        let outside = range.start < space.start || range.end > space.end;
-        if outside || flags & MAP_NOREPLACE != 0 && !machine.can_map(&range) {
+        if !machine.has(&range) || flags & MAP_NOREPLACE != 0 && !machine.can_map(&range) {
             return Err(ENOMEM);
         }
         // What a mapping needs is allocated before anything is removed (uvm/uvm_map.c,
@@ -99,127 +114,36 @@ impl System for OpenBsd {
             return Err(ENOMEM);
         }
         machine.own("a fixed mapping", &range);
-        let mut attributes = bsd::attributes(machine, "OpenBSD", bits, flags);
+        let mut attributes = bsd::attributes(machine, bits, flags);
         attributes.dumped = flags & MAP_CONCEAL == 0;
         machine.replace(range, |_| Ok(attributes))?;
         Ok(machine.pointer(start))
     }
 
-    fn munmap(machine: &mut Machine, address: usize, len: usize) -> Result<(), Errno> {
-        // An empty range is no error if it is aligned.
-        if len == 0 {
-            return if machine.is_aligned(address) { Ok(()) } else { Err(EINVAL) };
-        }
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        // A hole is one, before anything is removed (uvm/uvm_mmap.c, `sys_munmap`).
-        if !bsd::is_user(machine, &range, &USER) || !bsd::is_mapped(machine, &range) {
-            return Err(EINVAL);
-        }
-        machine.own("munmap", &range);
-        machine.unmap(range);
-        Ok(())
+    fn munmap_nothing(machine: &Machine, address: usize) -> Result<(), Errno> {
+        if machine.is_aligned(address) { Ok(()) } else { Err(EINVAL) }
     }
 
-    fn mprotect(machine: &mut Machine, address: usize, len: usize, bits: i32) -> Result<(), Errno> {
+    fn protected(machine: &mut Machine, parts: &[Mapping], bits: i32) -> Result<Attributed, Errno> {
         if bits & !PROT_ALL != 0 {
             return Err(EINVAL);
         }
         if bits & (PROT_WRITE | PROT_EXEC) == PROT_WRITE | PROT_EXEC {
             return Err(ENOTSUP);
         }
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        machine.own("mprotect", &range);
-        // Holes are passed over.
-        let parts = machine.mappings.inside(range);
-        let protection = protection(bits);
-        // What comes to allow anything is counted; refused, all of it stays as it was.
+        // What comes to allow anything is counted.
         let closed = |part: &&Mapping| part.attributes.protection == Protection::NoAccess;
         let more = parts.iter().filter(closed).map(Mapping::len).sum();
         if bits != PROT_NONE && !fits(machine, more) {
             return Err(ENOMEM);
         }
-        for part in parts {
-            let attributes = Attributes { protection, ..part.attributes.clone() };
-            bsd::change(machine, &part, attributes);
-        }
-        Ok(())
+        Ok(bsd::protected)
     }
 
-    fn madvise(
-        machine: &mut Machine,
-        address: usize,
-        len: usize,
-        advice: i32,
-    ) -> Result<(), Errno> {
-        // 5 and 8 are invalid.
-        let known = ADVICE_WITHOUT_EFFECT.contains(&advice) || advice == MADV_FREE;
-        let range = outward(machine, address, len).filter(|_| known).ok_or(EINVAL)?;
-        if len == 0 {
-            return Ok(());
-        }
-        machine.own("madvise", &range);
-        // A hole, before anything is done.
-        if !bsd::is_mapped(machine, &range) {
-            return Err(EFAULT);
-        }
-        if advice == MADV_FREE {
-            // At once, whatever the pages allow; wired ones keep their contents.
-            let mut parts = machine.mappings.inside(range);
-            parts.retain(|part| !part.attributes.locked);
-            // What a fork shares stays (uvm/uvm_map.c, `uvm_map_clean`).
-            for part in &parts {
-                machine.unshared(part).iter().for_each(|part| machine.discard(part));
-            }
-        }
-        Ok(())
-    }
-
-    fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        let range = outward(machine, address, len).ok_or(EINVAL)?;
-        if len == 0 {
-            return Ok(());
-        }
-        // A hole; what allows nothing can be wired, what is not wired unwired.
-        if !bsd::is_mapped(machine, &range) {
-            return Err(ENOMEM);
-        }
-        // RLIMIT_MEMLOCK, for root too.
-        if locked && !bsd::may_wire(machine, &range) {
-            return Err(EAGAIN);
-        }
-        bsd::wire(machine, range, locked);
-        Ok(())
-    }
-
-    fn fork(_machine: &Machine) -> Result<usize, Errno> {
-        // Nothing is charged.
-        Ok(0)
-    }
-
-    fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
-        // There is no RLIMIT_AS.
-        bsd::resource_limit(machine, resource).ok_or(EINVAL)
-    }
-}
-
-// SAFETY: as for `Calls`.
-unsafe impl Minherit for Simulated<OpenBsd> {
-    unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
-        let machine = &mut *self.call();
-        let inheritance = match inherit {
-            MAP_INHERIT_ZERO => Some(Inheritance::Zeros),
-            number => bsd::inheritance(number),
-        };
-        let inheritance = inheritance.ok_or(EINVAL)?;
-        let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
-        let parts = machine.mappings.inside(range.clone());
+    fn may_inherit(parts: &[Mapping], inheritance: Inheritance) -> Result<(), Errno> {
         // Only what can be written to can become zeros.
-        if inheritance == Inheritance::Zeros && !parts.iter().all(|part| part.attributes.writable())
-        {
-            return Err(EPERM);
-        }
-        bsd::inherit(machine, range, inheritance);
-        Ok(())
+        let all_writable = parts.iter().all(|part| part.attributes.writable());
+        if inheritance == Inheritance::Zeros && !all_writable { Err(EPERM) } else { Ok(()) }
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::boxed::Box;
 use std::ffi::{CStr, CString};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
     Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessControl, ProcessMadvise,
-    ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls, WriteFiles,
+    ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -235,21 +233,7 @@ unsafe impl<K: Calls, W: Watch> Calls for Watched<K, W> {
         self.kernel.page_size()
     }
 
-    fn monotonic_time(&self) -> Duration {
-        self.kernel.monotonic_time()
-    }
-
-    fn thread_cpu_time(&self) -> Duration {
-        self.kernel.thread_cpu_time()
-    }
-
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.kernel.park(word, while_equal, timeout);
-    }
-
-    fn wake(&self, word: &AtomicU32, count: u32) {
-        self.kernel.wake(word, count);
-    }
+    time_and_parking!(self => self.kernel);
 
     fn environment(&self, name: &CStr) -> Option<&CStr> {
         self.kernel.environment(name)

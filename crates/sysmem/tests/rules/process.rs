@@ -1,7 +1,7 @@
 use std::ffi::CStr;
 
 use sysmem::calls::{Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
-use sysmem::sim::{self, Settings, Simulated, System};
+use sysmem::sim::{self, Settings, Simulated, UnixSystem};
 use sysmem::{Errno, PageRange, Protection};
 
 pub(crate) const PAGE: usize = 4096;
@@ -94,7 +94,7 @@ impl<S: Numbers> Running<S> {
 }
 
 /// What is different about asking each system.
-pub(crate) trait Numbers: System {
+pub(crate) trait Numbers: UnixSystem {
     const NAME: &'static str;
     const FREE: i32;
     const NO_REPLACE: i32;

@@ -3,7 +3,7 @@
 use sysmem::os::{Os, dragonfly, freebsd, linux, netbsd, openbsd};
 use sysmem::sim::{self, Faulty, Overcommit, Settings, Simulated};
 
-pub trait System: sim::System {
+pub trait System: sim::UnixSystem {
     /// The backend on the simulated kernel.
     type Os: Os + Clone + 'static;
 
