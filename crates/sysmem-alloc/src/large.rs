@@ -5,9 +5,10 @@ use core::ptr::{self, NonNull};
 use sysmem_pages::PAGE;
 
 use crate::scavenger::After;
+use crate::size_class::NO_CLASS;
 use crate::span::{LARGE, Span};
 use crate::thread_heap::ThreadHeap;
-use crate::{PAGES, hook, misuse, npages, page_map, scavenger};
+use crate::{PAGES, hook, misuse, npages, page_map, sampling, scavenger};
 
 /// Only the first page of a large allocation is entered in the page map: nothing but its beginning
 /// is ever looked up, and a GiB would take a MiB of the map.
@@ -16,15 +17,41 @@ const FIRST_PAGE: usize = PAGE;
 /// Allocates `size` bytes aligned to `align`; the second value says whether they are known to be
 /// zero. Null when memory has run out, or the address space.
 pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8, bool) {
-    const NONE: (*mut u8, bool) = (ptr::null_mut(), false);
-    let Some(len) = size.max(1).checked_next_multiple_of(PAGES.page_size()) else { return NONE };
+    let Some(len) = size.max(1).checked_next_multiple_of(PAGES.page_size()) else {
+        return (ptr::null_mut(), false);
+    };
+    let Some((span, zeroed)) = take_run(heap, len, align) else { return (ptr::null_mut(), false) };
+    span.class.set(NO_CLASS);
+    span.sample.set(sampling::large(heap, size, len));
+    count_allocation(heap, size, len);
+    scavenger::start_if_due(After::Allocation);
+    hook::call();
+    (span.start.get(), zeroed)
+}
+
+/// Pages for one block of a class, whose free is to be told of. The caller has counted it.
+pub(crate) fn allocate_sampled(
+    heap: &ThreadHeap,
+    class: usize,
+    block_size: usize,
+    sample: u64,
+) -> (*mut u8, bool) {
+    let len = block_size.next_multiple_of(PAGES.page_size());
+    let Some((span, zeroed)) = take_run(heap, len, PAGE) else { return (ptr::null_mut(), false) };
+    span.class.set(class as u8);
+    span.sample.set(sample);
+    (span.start.get(), zeroed)
+}
+
+/// A run of pages with a span of its own, entered in the page map; whether it is zero.
+fn take_run(heap: &ThreadHeap, len: usize, align: usize) -> Option<(&'static Span, bool)> {
     let npages = npages(len);
     let span = heap.take_span();
     // SAFETY: a span that describes nothing is this heap's alone; null is out of memory.
-    let Some(new) = (unsafe { span.as_ref() }) else { return NONE };
+    let new = unsafe { span.as_ref() }?;
     let Ok(run) = PAGES.allocate(npages, align.max(PAGE)) else {
         heap.give_span(span);
-        return NONE;
+        return None;
     };
     new.owner.set(LARGE);
     new.start.set(run.start.as_ptr());
@@ -33,27 +60,28 @@ pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8
         // SAFETY: the run was allocated above and nobody knows of it.
         let _ = unsafe { PAGES.free(run.start, npages) };
         heap.give_span(span);
-        return NONE;
+        return None;
     }
-    count_allocation(heap, size, len);
-    scavenger::start_if_due(After::Allocation);
-    hook::call();
-    (run.start.as_ptr(), run.zeroed)
+    Some((new, run.zeroed))
 }
 
-/// Frees a large allocation.
+/// Frees a large allocation, or a sampled one.
 ///
 /// # Safety
 ///
 /// Nobody uses it any more.
 pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
-    let (start, len) = (span.start.get(), span.len.get());
+    let (start, len, class) = (span.start.get(), span.len.get(), span.class.get());
     if address != start {
         misuse::not_ours("free", address);
     }
     page_map::remove(start, FIRST_PAGE);
+    sampling::freed(span.sample.replace(0));
     heap.give_span(ptr::from_ref(span).cast_mut());
-    count_free(heap, len);
+    match class {
+        NO_CLASS => count_free(heap, len),
+        class => heap.count_free(class as usize),
+    }
     let Some(start) = NonNull::new(start) else { return };
     // SAFETY: the pages were allocated for this span, and nobody uses them.
     if unsafe { PAGES.free(start, npages(len)) }.is_err() {
@@ -72,6 +100,10 @@ pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize
     let Some(wanted) = size.checked_next_multiple_of(PAGES.page_size()) else { return false };
     let len = span.len.get();
     let Some(start) = NonNull::new(span.start.get()) else { return false };
+    // A sampled block counts in its class; it becomes large elsewhere.
+    if span.class.get() != NO_CLASS {
+        return false;
+    }
     if wanted < len {
         // SAFETY: the pages are the caller's, who gives up those past the new end.
         if unsafe { PAGES.shrink(start, npages(len), npages(wanted)) }.is_err() {
@@ -85,6 +117,8 @@ pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize
     }
     span.len.set(wanted);
     // As if it had been freed and allocated anew.
+    sampling::freed(span.sample.get());
+    span.sample.set(sampling::large(heap, size, wanted));
     count_free(heap, len);
     count_allocation(heap, size, wanted);
     scavenger::start_if_due(if wanted < len { After::Free } else { After::Allocation });
@@ -93,7 +127,7 @@ pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize
 
 fn count_allocation(heap: &ThreadHeap, size: usize, bytes: usize) {
     heap.large_allocations.add(1);
-    heap.requested.add(size as u64);
+    heap.large_requested.add(size as u64);
     heap.large_allocated_bytes.add(bytes as u64);
 }
 

@@ -21,6 +21,7 @@
 //! - Larger requests are whole pages (`large`).
 //! - When a thread ends, its heap keeps what still holds blocks and waits for the next thread
 //!   (`lifecycle`).
+//! - Some allocations are sampled, where that is wanted (`sampling`): a profile needs no more.
 //! - Memory goes back when more of it is freed or, after [`start_scavenger`], by a thread that looks
 //!   after it (`scavenger`).
 //!
@@ -37,6 +38,7 @@ mod lifecycle;
 mod metadata;
 mod misuse;
 mod page_map;
+mod sampling;
 mod scavenger;
 mod size_class;
 mod span;
@@ -54,8 +56,12 @@ use sysmem_pages::{Accounts, Options, PageHeap};
 use crate::span::Span;
 
 pub use hook::set_slow_path_hook;
+pub use sampling::{Recorder, start_sampling};
 pub use scavenger::start_scavenger;
-pub use statistics::{Statistics, statistics, try_statistics};
+pub use statistics::{
+    ClassStatistics, SIZE_CLASSES, Statistics, class_statistics, large_statistics, statistics,
+    try_statistics,
+};
 
 static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
 static ACCOUNTS: Accounts = Accounts::new("page heap", "page heap metadata");

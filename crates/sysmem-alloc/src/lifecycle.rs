@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 use sysmem::{Lock, Native, Os};
 
 use crate::thread_heap::{BORROWED, IDLE, LIVE, ThreadHeap};
-use crate::{PAGES, metadata, scavenger, thread_slot};
+use crate::{PAGES, metadata, sampling, scavenger, thread_slot};
 
 /// The word of a thread without a heap that must not get one: its destructors have run.
 const DEAD: usize = 1;
@@ -84,6 +84,9 @@ fn create() -> Option<&'static ThreadHeap> {
     let heap = metadata::allocate(ThreadHeap::new());
     // SAFETY: metadata lives forever; null is out of memory.
     let created = unsafe { heap.as_ref() }?;
+    if sampling::is_on() {
+        created.begin_sampling();
+    }
     let mut first = ALL.load(Relaxed);
     loop {
         created.next.set(first);

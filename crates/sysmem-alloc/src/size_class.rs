@@ -10,6 +10,9 @@ use sysmem_pages::PAGE;
 /// How many size classes there are.
 pub(crate) const COUNT: usize = 9 + 9 * 8;
 
+/// What stands for the class of a large allocation.
+pub(crate) const NO_CLASS: u8 = COUNT as u8;
+
 /// The largest block in bytes.
 pub(crate) const LARGEST: usize = 64 << 10;
 

@@ -38,6 +38,7 @@ pub(crate) struct Span {
     /// Blocks in use.
     pub used: Cell<u32>,
     pub block_size: Cell<u32>,
+    /// The class of the blocks; [`NO_CLASS`](crate::size_class::NO_CLASS) for a large allocation.
     pub class: Cell<u8>,
     pub listing: Cell<Listing>,
     /// Whether the blocks that were never used are zero.
@@ -46,13 +47,15 @@ pub(crate) struct Span {
     pub start: Cell<*mut u8>,
     /// The length in bytes.
     pub len: Cell<usize>,
+    /// The sample that was taken of the one allocation here; 0 for none.
+    pub sample: Cell<u64>,
     pub previous: Cell<*mut Span>,
     pub next: Cell<*mut Span>,
 }
 
 const _: () = assert!(size_of::<Span>() == 128);
 
-/// The owner of large allocations: nobody. No heap has this address, and no thread this heap.
+/// The owner of large allocations, and of sampled ones: nobody. No heap has this address, and no thread this heap.
 pub(crate) const LARGE: *const ThreadHeap = ptr::without_provenance(2);
 
 impl Span {
@@ -69,6 +72,7 @@ impl Span {
             zeroed: Cell::new(false),
             start: Cell::new(ptr::null_mut()),
             len: Cell::new(0),
+            sample: Cell::new(0),
             previous: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
         }

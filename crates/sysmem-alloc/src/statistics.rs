@@ -1,3 +1,5 @@
+use crate::size_class::{self, CLASSES};
+use crate::thread_heap::{Counts, ThreadHeap};
 use crate::{METADATA, PAGES, lifecycle};
 
 /// What the allocator did and has, at one moment. While other threads allocate, the figures may be
@@ -39,6 +41,51 @@ fn with_pages(pages: sysmem_pages::Statistics) -> Statistics {
         Statistics { metadata_bytes: METADATA.figures().ready, pages, ..Statistics::default() };
     for heap in lifecycle::heaps() {
         let counts = heap.counts();
+        all.allocations += counts.allocations;
+        all.frees += counts.frees;
+        all.requested_bytes += counts.requested_bytes;
+        all.allocated_bytes += counts.allocated_bytes;
+        all.freed_bytes += counts.freed_bytes;
+    }
+    all
+}
+
+/// How many sizes of blocks there are.
+pub const SIZE_CLASSES: usize = size_class::COUNT;
+
+/// What was done with the blocks of one size, since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStatistics {
+    /// The size of a block in bytes; 0 for large allocations, which are whole pages.
+    pub block_bytes: u64,
+    /// Blocks handed out.
+    pub allocations: u64,
+    /// Blocks taken back.
+    pub frees: u64,
+    /// Bytes that callers asked for, which the blocks were to hold.
+    pub requested_bytes: u64,
+    /// Bytes of the blocks handed out.
+    pub allocated_bytes: u64,
+    /// Bytes of the blocks taken back.
+    pub freed_bytes: u64,
+}
+
+/// The figures of a size class, of which there are [`SIZE_CLASSES`], smallest first. `None` beyond
+/// the last.
+pub fn class_statistics(class: usize) -> Option<ClassStatistics> {
+    let block_bytes = u64::from(CLASSES.get(class)?.block_size);
+    Some(added(block_bytes, |heap| heap.class_counts(class)))
+}
+
+/// The figures of large allocations, which are of no class.
+pub fn large_statistics() -> ClassStatistics {
+    added(0, ThreadHeap::large_counts)
+}
+
+fn added(block_bytes: u64, of_heap: impl Fn(&ThreadHeap) -> Counts) -> ClassStatistics {
+    let mut all = ClassStatistics { block_bytes, ..ClassStatistics::default() };
+    for heap in lifecycle::heaps() {
+        let counts = of_heap(heap);
         all.allocations += counts.allocations;
         all.frees += counts.frees;
         all.requested_bytes += counts.requested_bytes;

@@ -7,7 +7,7 @@
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 use sysmem::native::keeping_errno;
 use sysmem_pages::PAGE;
@@ -15,7 +15,7 @@ use sysmem_pages::PAGE;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
 use crate::span::{Block, Listing, NOTHING, Span};
-use crate::{PAGES, hook, metadata, misuse, page_map};
+use crate::{PAGES, hook, large, metadata, misuse, page_map, sampling};
 
 /// A count that one thread adds to and any thread reads.
 pub(crate) struct Counter(AtomicU64);
@@ -36,11 +36,59 @@ impl Counter {
     }
 }
 
+/// Counts the allocations of a class down to the next one that is to be sampled. The sign tells that
+/// it has come, which costs an allocation one jump more than counting does.
+struct Countdown {
+    left: AtomicI64,
+    /// How many allocations there will have been when the next one is sampled.
+    end: AtomicI64,
+}
+
+impl Countdown {
+    /// One that never ends.
+    const fn new() -> Countdown {
+        Countdown { left: AtomicI64::new(i64::MAX - 1), end: AtomicI64::new(i64::MAX) }
+    }
+
+    /// Counts one allocation; whether it is to be sampled.
+    #[inline(always)]
+    fn count(&self) -> bool {
+        // One writer, as in `Counter`.
+        let left = self.left.load(Relaxed) - 1;
+        self.left.store(left, Relaxed);
+        left < 0
+    }
+
+    /// Begins anew: `unsampled` allocations pass by before the next one is sampled.
+    fn begin(&self, unsampled: i64) {
+        let total = self.get() as i64;
+        self.end.store(total.saturating_add(unsampled).saturating_add(1), Release);
+        self.left.store(unsampled, Release);
+    }
+
+    /// How many there were. The two words change together rarely and only while something is
+    /// sampled: who finds them in the middle looks again.
+    fn get(&self) -> u64 {
+        let mut end = self.end.load(Acquire);
+        for _ in 0..8 {
+            let left = self.left.load(Acquire);
+            let again = self.end.load(Acquire);
+            if again == end && left >= 0 {
+                return (end - left - 1) as u64;
+            }
+            end = again;
+        }
+        (end - self.left.load(Relaxed) - 1) as u64
+    }
+}
+
 /// What a heap knows of one size class.
 struct Bin {
     current: Cell<*const Span>,
     available: Cell<*mut Span>,
-    allocations: Counter,
+    allocations: Countdown,
+    /// Bytes that callers asked for.
+    requested: Counter,
     frees: Counter,
 }
 
@@ -54,12 +102,14 @@ pub(crate) const BORROWED: u32 = 2;
 #[repr(C, align(64))]
 pub(crate) struct ThreadHeap {
     bins: [Bin; size_class::COUNT],
-    /// Bytes that callers asked for.
-    pub requested: Counter,
     pub large_allocations: Counter,
+    /// Bytes that callers asked for.
+    pub large_requested: Counter,
     pub large_allocated_bytes: Counter,
     pub large_frees: Counter,
     pub large_freed_bytes: Counter,
+    /// Where the random numbers that decide what is sampled have come to.
+    random: Cell<u64>,
     /// The scavenger's round in which empty spans were last returned.
     round: Cell<u32>,
     /// Spans that describe nothing, for use again.
@@ -89,6 +139,16 @@ pub(crate) struct Counts {
     pub freed_bytes: u64,
 }
 
+impl core::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.allocations += other.allocations;
+        self.frees += other.frees;
+        self.requested_bytes += other.requested_bytes;
+        self.allocated_bytes += other.allocated_bytes;
+        self.freed_bytes += other.freed_bytes;
+    }
+}
+
 impl ThreadHeap {
     pub(crate) const fn new() -> ThreadHeap {
         ThreadHeap {
@@ -96,15 +156,17 @@ impl ThreadHeap {
                 Bin {
                     current: Cell::new(NOTHING.span()),
                     available: Cell::new(ptr::null_mut()),
-                    allocations: Counter::new(),
+                    allocations: Countdown::new(),
+                    requested: Counter::new(),
                     frees: Counter::new(),
                 }
             }; size_class::COUNT],
-            requested: Counter::new(),
             large_allocations: Counter::new(),
+            large_requested: Counter::new(),
             large_allocated_bytes: Counter::new(),
             large_frees: Counter::new(),
             large_freed_bytes: Counter::new(),
+            random: Cell::new(0),
             round: Cell::new(0),
             spare_spans: Cell::new(ptr::null_mut()),
             next_idle: Cell::new(ptr::null_mut()),
@@ -135,8 +197,13 @@ impl ThreadHeap {
         if block.is_null() {
             return self.allocate_slow(class, size);
         }
-        bin.allocations.add(1);
-        self.requested.add(size as u64);
+        // SAFETY: seen above; told again, because the compiler forgets it where `take`'s two ways
+        // meet, and the caller asks.
+        unsafe { core::hint::assert_unchecked(!block.is_null()) };
+        bin.requested.add(size as u64);
+        if bin.allocations.count() {
+            return self.sample(class, size, block, zeroed);
+        }
         (block, zeroed)
     }
 
@@ -159,11 +226,55 @@ impl ThreadHeap {
         }
         // SAFETY: as in `allocate`.
         let (block, zeroed) = unsafe { &*bin.current.get() }.take();
-        bin.allocations.add(1);
-        self.requested.add(size as u64);
+        bin.requested.add(size as u64);
+        let (block, zeroed) = match bin.allocations.count() {
+            true => self.sample(class, size, block, zeroed),
+            false => (block, zeroed),
+        };
         scavenger::start_if_due(After::Allocation);
         hook::call();
         (block, zeroed)
+    }
+
+    /// The next bytes at which this heap is to be sampled, counted from now.
+    pub(crate) fn bytes_to_sample(&self) -> f64 {
+        sampling::exponential(&self.random)
+    }
+
+    /// Has the classes counted down to their samples from now on.
+    pub(crate) fn begin_sampling(&self) {
+        // Where a heap lies is random where the system places programs at random.
+        self.random.set(ptr::from_ref(self).addr() as u64);
+        for (bin, class) in self.bins.iter().zip(&CLASSES) {
+            bin.allocations.begin(sampling::unsampled(self, class.block_size));
+        }
+    }
+
+    /// Records the allocation of a block. From then on it has pages of its own, so that its free
+    /// is seen without a look at any other: see `sampling`.
+    #[cold]
+    #[inline(never)]
+    fn sample(&self, class: usize, size: usize, block: *mut u8, zeroed: bool) -> (*mut u8, bool) {
+        let bin = self.bin(class);
+        let block_size = CLASSES[class].block_size;
+        bin.allocations.begin(sampling::unsampled(self, block_size));
+        let sample = sampling::record(size, block_size as usize);
+        if sample == 0 {
+            return (block, zeroed);
+        }
+        let run = large::allocate_sampled(self, class, block_size as usize, sample);
+        if run.0.is_null() {
+            sampling::freed(sample);
+            return (block, zeroed);
+        }
+        let span = page_map::find(block);
+        // SAFETY: the block was taken from this heap's current span a moment ago.
+        unsafe {
+            if self.put_back(&*span, block) {
+                self.after_free(&*span, block);
+            }
+        }
+        run
     }
 
     /// A span of this class with free blocks, to be the current one; the one before it is full.
@@ -411,20 +522,35 @@ impl ThreadHeap {
 
     /// What the counters say; while the thread runs, a moment ago.
     pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts {
-            allocations: self.large_allocations.get(),
-            frees: self.large_frees.get(),
-            requested_bytes: self.requested.get(),
-            allocated_bytes: self.large_allocated_bytes.get(),
-            freed_bytes: self.large_freed_bytes.get(),
-        };
-        for (bin, class) in self.bins.iter().zip(&CLASSES) {
-            let (allocations, frees) = (bin.allocations.get(), bin.frees.get());
-            counts.allocations += allocations;
-            counts.frees += frees;
-            counts.allocated_bytes += allocations * u64::from(class.block_size);
-            counts.freed_bytes += frees * u64::from(class.block_size);
+        let mut counts = self.large_counts();
+        for class in 0..size_class::COUNT {
+            counts += self.class_counts(class);
         }
         counts
+    }
+
+    /// What the counters of one class say.
+    pub(crate) fn class_counts(&self, class: usize) -> Counts {
+        let bin = self.bin(class);
+        let block_size = u64::from(CLASSES[class].block_size);
+        let (allocations, frees) = (bin.allocations.get(), bin.frees.get());
+        Counts {
+            allocations,
+            frees,
+            requested_bytes: bin.requested.get(),
+            allocated_bytes: allocations * block_size,
+            freed_bytes: frees * block_size,
+        }
+    }
+
+    /// What the counters of large allocations say.
+    pub(crate) fn large_counts(&self) -> Counts {
+        Counts {
+            allocations: self.large_allocations.get(),
+            frees: self.large_frees.get(),
+            requested_bytes: self.large_requested.get(),
+            allocated_bytes: self.large_allocated_bytes.get(),
+            freed_bytes: self.large_freed_bytes.get(),
+        }
     }
 }
