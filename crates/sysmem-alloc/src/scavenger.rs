@@ -80,6 +80,7 @@ fn begin() {
     // SAFETY: these calls take nothing and cannot fail.
     let (process, thread) = unsafe { (libc::getpid(), libc::pthread_self()) };
     PROCESS.store(process, Relaxed);
+    #[allow(clippy::unnecessary_cast)] // A usize on the BSDs.
     MAIN.store(thread as usize, Relaxed);
     PAGES.expect_scavenger(START_ABOVE);
     THREAD.store(WANTED, Release);

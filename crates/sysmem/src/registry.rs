@@ -436,9 +436,9 @@ impl Registered<'_> {
         // SAFETY: the reservation is this system's, and the caller gives it up.
         unsafe { os.fault(range, self.entry.policy()) }?;
         let npages = self.len / os.page_size();
-        let pool = os.registry().pool(os);
-        let before =
-            self.entry.states.set(0, npages, Page::RESERVED, Shape::new(npages, os), &pool);
+        let (pool, shape) = (os.registry().pool(os), Shape::new(npages, os));
+        let before = self.entry.states.count(0, npages, shape);
+        self.entry.states.set(0, npages, Page::RESERVED, shape, &pool);
         let mut bytes = 0;
         for from in [State::Prepared, State::Ready] {
             let moved = before[from as usize] * os.page_size();

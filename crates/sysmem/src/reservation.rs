@@ -318,7 +318,9 @@ impl<O: Os> Reservation<O> {
         for range in &ranges[..done] {
             let page_size = self.os.page_size();
             let at = offset_of(range) / page_size;
-            self.note(at, at + range.len / page_size, Page::new(State::Prepared, protection));
+            let end = at + range.len / page_size;
+            let before = self.entry().states.count(at, end, self.shape());
+            self.note((at, end), before, Page::new(State::Prepared, protection));
             self.registry().remember(Operation::Unused, *range);
         }
         result
@@ -414,13 +416,7 @@ impl<O: Os> Reservation<O> {
         if entry.lost.load(Relaxed) {
             return Err(lost(Operation::Free, self.start.addr().get(), self.len));
         }
-        let mut pages = [0; 3];
-        let (mut at, end) = (0, self.len / self.os.page_size());
-        while at < end {
-            let (page, run_end) = entry.states.run(at, end, self.shape());
-            pages[page.state() as usize] += run_end - at;
-            at = run_end;
-        }
+        let pages = entry.states.count(0, self.len / self.os.page_size(), self.shape());
         entry.hide();
         // SAFETY: exactly the whole reservation, which nobody can reach any more.
         unsafe { self.os.free(range) }.inspect_err(|_| entry.show(self.start))?;
@@ -499,26 +495,34 @@ impl<O: Os> Reservation<O> {
             let start = self.start.as_ptr().wrapping_add(at * page_size);
             PageRange::new(start, (end - at) * page_size)
         };
-        let mut at = first;
-        while at < end {
-            let (page, run_end) = states.run(at, end, shape);
+        let first_run = states.run(first, end, shape);
+        let (mut at, (mut page, mut run_end)) = (first, first_run);
+        loop {
             if page.is_guard() && !may_meet_guards(operation) {
                 return Err(range(at, run_end).error(operation, ErrorKind::Guard));
             }
-            match plan(page) {
-                Plan::Refuse(kind) => return Err(range(at, run_end).error(operation, kind)),
-                Plan::Keep | Plan::Become(_) => at = run_end,
+            if let Plan::Refuse(kind) = plan(page) {
+                return Err(range(at, run_end).error(operation, kind));
             }
+            if run_end == end {
+                break;
+            }
+            at = run_end;
+            (page, run_end) = states.run(at, end, shape);
         }
-        let mut at = first;
+        let (mut at, mut run) = (first, first_run);
         while at < end {
-            let (page, mut run_end) = states.run(at, end, shape);
+            let (page, mut run_end) = run;
             let what = plan(page);
+            let mut before = [0; 3];
+            before[page.state() as usize] += run_end - at;
             while run_end < end {
-                let (next, next_end) = states.run(run_end, end, shape);
+                run = states.run(run_end, end, shape);
+                let (next, next_end) = run;
                 if plan(next) != what || next.protection() != page.protection() {
                     break;
                 }
+                before[next.state() as usize] += next_end - run_end;
                 run_end = next_end;
             }
             if let Plan::Become(to) = what {
@@ -526,7 +530,7 @@ impl<O: Os> Reservation<O> {
                 let range = range(at, run_end);
                 call(range, to)
                     .map_err(|error| self.undo(operation, range, page.protection(), error))?;
-                self.note(at, run_end, to);
+                self.note((at, run_end), before, to);
                 self.registry().remember(operation, range);
             }
             at = run_end;
@@ -560,12 +564,10 @@ impl<O: Os> Reservation<O> {
         range.error(operation, ErrorKind::Lost)
     }
 
-    /// Records that pages are `page` now.
-    fn note(&self, at: usize, end: usize, page: Page) {
-        let before = {
-            let pool = self.registry().pool(&self.os);
-            self.entry().states.set(at, end, page, self.shape(), &pool)
-        };
+    /// Records that pages, of which so many were in each state before, are `page` now.
+    fn note(&self, (at, end): (usize, usize), before: [usize; 3], page: Page) {
+        let pool = self.registry().pool(&self.os);
+        self.entry().states.set(at, end, page, self.shape(), &pool);
         for from in [State::Reserved, State::Prepared, State::Ready] {
             let bytes = before[from as usize] * self.os.page_size();
             if bytes != 0 {

@@ -190,25 +190,29 @@ impl StateMap {
         while run_end < end {
             match self.look(run_end, shape) {
                 Err(next) if page == self.base() => run_end = next.min(end),
-                Err(_) => return (page, run_end),
+                Err(_) => break,
                 Ok((words, first)) => {
                     let last = end.min(first + words.len() * PAGES_IN_WORD);
-                    while run_end < last {
-                        let index = run_end - first;
-                        let shift = index % PAGES_IN_WORD * 4;
-                        let word = words[index / PAGES_IN_WORD].load(Relaxed);
-                        let differ = (word ^ page.word()) >> shift;
-                        let same = (differ.trailing_zeros() as usize / 4)
-                            .min(PAGES_IN_WORD - index % PAGES_IN_WORD);
-                        run_end = (run_end + same).min(last);
-                        if same < PAGES_IN_WORD - index % PAGES_IN_WORD {
-                            return (page, run_end);
-                        }
+                    run_end = first + run_in(words, run_end - first, last - first, page);
+                    if run_end < last {
+                        break;
                     }
                 }
             }
         }
         (page, run_end)
+    }
+
+    /// How many of the pages are in each state.
+    pub(crate) fn count(&self, at: usize, end: usize, shape: Shape) -> [usize; 3] {
+        let mut counted = [0; 3];
+        let mut at = at;
+        while at < end {
+            let (page, run_end) = self.run(at, end, shape);
+            counted[page.state() as usize] += run_end - at;
+            at = run_end;
+        }
+        counted
     }
 
     /// Makes sure that [`set`](StateMap::set) on these pages will need no memory.
@@ -272,8 +276,7 @@ impl StateMap {
         Ok(node)
     }
 
-    /// Makes the pages `page`, for which [`make_room`](StateMap::make_room) was called, and
-    /// returns how many of them were in each state.
+    /// Makes the pages `page`, for which [`make_room`](StateMap::make_room) was called.
     pub(crate) fn set(
         &self,
         at: usize,
@@ -281,42 +284,20 @@ impl StateMap {
         page: Page,
         shape: Shape,
         pool: &impl NodePool,
-    ) -> [usize; 3] {
-        let mut before = [0; 3];
-        let mut start = at;
-        while start < end {
-            let (was, run_end) = self.run(start, end, shape);
-            before[was.state() as usize] += run_end - start;
-            start = run_end;
-        }
+    ) {
         if shape.npages > INLINE_PAGES && at == 0 && end == shape.npages {
             // The whole reservation, which is the caller's alone: no page differs any more.
             self.base.store(page.0, Relaxed);
             self.clear(shape, pool);
-            return before;
+            return;
         }
         let mut at = at;
         while at < end {
             let Ok((words, first)) = self.look(at, shape) else { break };
             let last = end.min(first + words.len() * PAGES_IN_WORD);
-            while at < last {
-                let index = at - first;
-                let from = index % PAGES_IN_WORD;
-                let count = (last - at).min(PAGES_IN_WORD - from);
-                let word = &words[index / PAGES_IN_WORD];
-                if count == PAGES_IN_WORD {
-                    word.store(page.word(), Relaxed);
-                } else {
-                    // The other pages of the word may be changed by another thread.
-                    let mask = ((1 << (count * 4)) - 1) << (from * 4);
-                    let _ = word.fetch_update(Relaxed, Relaxed, |word| {
-                        Some(word & !mask | page.word() & mask)
-                    });
-                }
-                at += count;
-            }
+            set_in(words, at - first, last - first, page);
+            at = last;
         }
-        before
     }
 
     /// Returns every node to the pool.
@@ -339,6 +320,49 @@ impl StateMap {
             }
         }
         pool.give(node);
+    }
+}
+
+/// The end of the run of pages from `at`, up to `end`, that are `page`.
+fn run_in(words: &[AtomicU64], at: usize, end: usize, page: Page) -> usize {
+    let differ = |word: &AtomicU64| word.load(Relaxed) ^ page.word();
+    let begun = at % PAGES_IN_WORD;
+    // The pages before `at` are taken to be the same.
+    let before = (1 << (begun * 4)) - 1;
+    let index = at / PAGES_IN_WORD;
+    let mut differing = differ(&words[index]) & !before;
+    let mut at = at - begun;
+    for word in &words[index + 1..end.div_ceil(PAGES_IN_WORD)] {
+        if differing != 0 {
+            break;
+        }
+        at += PAGES_IN_WORD;
+        differing = differ(word);
+    }
+    (at + differing.trailing_zeros() as usize / 4).min(end)
+}
+
+/// Makes the pages `page`. Other pages of the first and the last word may be changed by other
+/// threads.
+fn set_in(words: &[AtomicU64], at: usize, end: usize, page: Page) {
+    let some = |index: usize, from: usize, to: usize| {
+        let mask = ((1 << ((to - from) * 4)) - 1) << (from * 4);
+        let _ = words[index]
+            .fetch_update(Relaxed, Relaxed, |word| Some(word & !mask | page.word() & mask));
+    };
+    let (first, last) = (at / PAGES_IN_WORD, end / PAGES_IN_WORD);
+    let (begun, over) = (at % PAGES_IN_WORD, end % PAGES_IN_WORD);
+    if first == last {
+        return some(first, begun, over);
+    }
+    if begun != 0 {
+        some(first, begun, PAGES_IN_WORD);
+    }
+    for word in &words[first + (begun != 0) as usize..last] {
+        word.store(page.word(), Relaxed);
+    }
+    if over != 0 {
+        some(last, 0, over);
     }
 }
 
