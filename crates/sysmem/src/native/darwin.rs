@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use super::unix::Kernel;
-use super::unix::same;
+use super::unix::{same, same_as};
 use crate::calls::{Kernel as Name, MachVm};
 use crate::os::bsd::INHERIT_COPY;
 use crate::os::unix::PROT_NONE;
@@ -20,6 +20,9 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 // Not held: MINCORE_PAGED_OUT, which the libc crate (0.2.191) lacks.
 same!(crate::os::darwin: MADV_FREE_REUSABLE, MADV_FREE_REUSE);
 same!(crate::os::darwin: KERN_NO_SPACE, KERN_RESOURCE_SHORTAGE);
+same!(crate::os::bsd: MINCORE_INCORE);
+same_as!(crate::os::bsd: INHERIT_SHARE = VM_INHERIT_SHARE, INHERIT_COPY = VM_INHERIT_COPY);
+same_as!(crate::os::bsd: INHERIT_NONE = VM_INHERIT_NONE);
 #[allow(deprecated)] // In favour of another crate.
 const _: () = {
     use crate::os::darwin::{VM_FLAGS_ANYWHERE, VM_FLAGS_FIXED};

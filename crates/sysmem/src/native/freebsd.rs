@@ -18,7 +18,7 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 // Not held: MINCORE_SUPER, which the libc crate (0.2.191) has as FreeBSD 12 had it.
 same!(crate::os::freebsd: MAP_EXCL, MAP_NOCORE, MAP_ALIGNED_SUPER, MADV_FREE, MADV_NOCORE);
 same!(crate::os::freebsd: MADV_CORE, INHERIT_ZERO, RLIMIT_SWAP, KERN_PROC);
-same!(crate::os::bsd: INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE);
+same!(crate::os::bsd: INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, MINCORE_INCORE);
 const _: () = assert!(crate::os::bsd::map_aligned(1 << 21) == libc::MAP_ALIGNED(21));
 
 pub(super) fn errno() -> c_int {

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::slots::{Sleeper, Slots};
 pub use super::unix::Kernel;
-use super::unix::{done, last_error, same, timespec};
+use super::unix::{done, last_error, same, same_errno, timespec};
 use crate::Errno;
 use crate::calls::{Kernel as Name, Memcntl, PageSizes};
 
@@ -20,7 +20,8 @@ pub(super) const NAME: Name = Name::Illumos;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 same!(crate::os::illumos: MAP_NORESERVE, MAP_ANON, MAP_ALIGN, MADV_FREE, RLIMIT_AS);
-const _: () = assert!(crate::os::illumos::EAGAIN.0 == libc::EAGAIN);
+same_errno!(crate::os::illumos: EAGAIN);
+same!(crate::os::bsd: MINCORE_INCORE);
 
 /// `struct memcntl_mha`: <sys/mman.h>.
 #[repr(C)]

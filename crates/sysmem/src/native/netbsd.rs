@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::slots::{Sleeper, Slots};
 pub use super::unix::Kernel;
-use super::unix::{same, timespec};
+use super::unix::{same, same_as, timespec};
 use crate::calls::Kernel as Name;
 
 /// The operating system that this program runs on. Zero-sized.
@@ -18,6 +18,8 @@ pub(super) const NAME: Name = Name::NetBsd;
 pub(super) const THREAD_CLOCK: libc::clockid_t = 0x2000_0000;
 
 same!(crate::os::netbsd: MAP_NORESERVE, MAP_TRYFIXED, MADV_FREE, MAP_INHERIT_ZERO, KERN_PROC2);
+same_as!(crate::os::bsd: INHERIT_SHARE = MAP_INHERIT_SHARE, INHERIT_COPY = MAP_INHERIT_COPY);
+same_as!(crate::os::bsd: INHERIT_NONE = MAP_INHERIT_NONE);
 // `PROT_MPROTECT` is a function that is not `const`; its value is <sys/mman.h>'s.
 
 pub(super) fn errno() -> c_int {

@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use super::unix::Kernel;
-use super::unix::{done, same, timespec};
+use super::unix::{done, same, same_as, timespec};
 use crate::Errno;
 use crate::calls::{Kernel as Name, Seal};
 
@@ -18,9 +18,8 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 // Not held: MAP_NOREPLACE (`__MAP_NOREPLACE`), which the libc crate (0.2.191) lacks.
 same!(crate::os::openbsd: MAP_CONCEAL, MADV_FREE, MAP_INHERIT_ZERO, KERN_PROC);
-const _: () = assert!(crate::os::bsd::INHERIT_SHARE == libc::MAP_INHERIT_SHARE);
-const _: () = assert!(crate::os::bsd::INHERIT_COPY == libc::MAP_INHERIT_COPY);
-const _: () = assert!(crate::os::bsd::INHERIT_NONE == libc::MAP_INHERIT_NONE);
+same_as!(crate::os::bsd: INHERIT_SHARE = MAP_INHERIT_SHARE, INHERIT_COPY = MAP_INHERIT_COPY);
+same_as!(crate::os::bsd: INHERIT_NONE = MAP_INHERIT_NONE);
 
 pub(super) fn errno() -> c_int {
     // SAFETY: the C library's errno of this thread is always readable.

@@ -38,8 +38,18 @@ macro_rules! same_errno {
         assert!(numbers::$name.0 == libc::$name);
     };)* };
 }
+/// The same for constants that a C library knows by another name.
+#[allow(unused_macros)] // Linux calls them all alike.
+macro_rules! same_as {
+    ($module:path: $($name:ident = $theirs:ident),*) => { $(const _: () = {
+        use $module as numbers;
+        assert!(numbers::$name as i64 == libc::$theirs as i64);
+    };)* };
+}
 pub(super) use same;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "netbsd", target_os = "openbsd", target_vendor = "apple"))]
+pub(super) use same_as;
+#[cfg(any(target_os = "linux", target_os = "illumos", target_os = "solaris"))]
 pub(super) use same_errno;
 
 same!(crate::os::unix: PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC, MAP_PRIVATE, MAP_FIXED);

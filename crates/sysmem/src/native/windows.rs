@@ -6,7 +6,9 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
-use windows_sys::Win32::Foundation::{FILETIME, GetLastError, HANDLE, SetLastError};
+use windows_sys::Win32::Foundation::{
+    self as foundation, FILETIME, GetLastError, HANDLE, SetLastError,
+};
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
 use windows_sys::Win32::System::Memory as memory;
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
@@ -39,7 +41,14 @@ static FINDINGS: Findings = Findings::new();
 macro_rules! same {
     ($($name:ident),*) => { $(const _: () = assert!(numbers::$name == memory::$name);)* };
 }
+macro_rules! same_error {
+    ($($name:ident),*) => {
+        $(const _: () = assert!(numbers::$name.0 as u32 == foundation::$name);)*
+    };
+}
 same!(MEM_COMMIT, MEM_RESERVE, MEM_DECOMMIT, MEM_RELEASE, MEM_RESET);
+same_error!(ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_INVALID_ADDRESS);
+same_error!(ERROR_NO_SYSTEM_RESOURCES, ERROR_COMMITMENT_LIMIT);
 same!(PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, PAGE_EXECUTE_READ);
 const _: () = assert!(size_of::<WorkingSetPage>() == size_of::<PSAPI_WORKING_SET_EX_INFORMATION>());
 

@@ -73,13 +73,13 @@ fn strict_commit(kernel: &impl SysctlByName) -> bool {
     })
 }
 
-/// The size of this process's address space: `ki_size` of `struct kinfo_proc` (<sys/user.h>, the
-/// same on amd64 and arm64), which is 1088 bytes long.
+/// The size of this process's address space. `struct kinfo_proc` (<sys/user.h>, the same on amd64
+/// and arm64) is 1088 bytes long: `ki_size` 256.
 fn address_space(kernel: &impl Sysctl) -> Option<u64> {
     let mut process = [0; 1088];
     let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, kernel.process_id()];
     let len = kernel.sysctl(&mib, &mut process).ok()?;
-    bsd::integer(process.get(..len)?.get(256..264)?)
+    bsd::integer(process.get(..len)?.get(256..)?.get(..8)?)
 }
 
 impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {

@@ -17,7 +17,7 @@
 //!   back: `MADV_DONTFORK` (2.6.16), `MADV_DONTDUMP` (3.4), `MADV_WIPEONFORK` (4.14). No advice
 //!   makes private memory shared.
 
-mod capabilities;
+pub(crate) mod capabilities;
 pub(crate) mod huge;
 
 use core::ffi::CStr;

@@ -42,15 +42,15 @@ impl<K: UnixCalls + Mincore + Minherit + Sysctl> NetBsdCalls for K {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NetBsdRules;
 
-/// The size of this process's address space: `p_vm_vsize` of `struct kinfo_proc2`, in pages. The
-/// structure grows at its end; 680 bytes of it are asked for.
+/// The size of this process's address space. `struct kinfo_proc2` grows at its end, and 680 bytes
+/// of it are asked for: `p_vm_vsize` 664, in pages.
 fn address_space(kernel: &impl Sysctl) -> Option<u64> {
     const LEN: usize = 680;
     let mut process = [0; LEN];
     let id = kernel.process_id();
     let mib = [CTL_KERN, KERN_PROC2, KERN_PROC_PID, id, LEN as i32, 1];
     let len = kernel.sysctl(&mib, &mut process).ok()?;
-    let pages = bsd::integer(process.get(..len)?.get(664..672)?)?;
+    let pages = bsd::integer(process.get(..len)?.get(664..)?.get(..8)?)?;
     pages.checked_mul(kernel.page_size() as u64)
 }
 

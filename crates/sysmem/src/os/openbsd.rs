@@ -41,15 +41,15 @@ impl<K: UnixCalls + Minherit + Sysctl> OpenBsdCalls for K {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenBsdRules;
 
-/// What `RLIMIT_DATA` counts of this process: `p_vm_dsize` of `struct kinfo_proc`, in pages. The
-/// structure grows at its end; 648 bytes of it are asked for.
+/// What `RLIMIT_DATA` counts of this process. `struct kinfo_proc` grows at its end, and 648 bytes
+/// of it are asked for: `p_vm_dsize` 392, in pages.
 fn data_size(kernel: &impl Sysctl) -> Option<u64> {
     const LEN: usize = 648;
     let mut process = [0; LEN];
     let id = kernel.process_id();
     let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id, LEN as i32, 1];
     let len = kernel.sysctl(&mib, &mut process).ok()?;
-    let pages = bsd::integer(process.get(..len)?.get(392..396)?)?;
+    let pages = bsd::integer(process.get(..len)?.get(392..)?.get(..4)?)?;
     pages.checked_mul(kernel.page_size() as u64)
 }
 

@@ -17,7 +17,7 @@ const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 /// Nothing, on every kernel so far.
 const NO_SUCH_ADVICE: i32 = 0x7ead;
-const MAP_SHARED: i32 = 1;
+pub(crate) const MAP_SHARED: i32 = 1;
 
 // SAFETY: a marker faults until it is removed (madvise(2)), and so does PROT_NONE.
 unsafe impl<K: LinuxCalls> Guards for Linux<K> {

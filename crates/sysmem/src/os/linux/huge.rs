@@ -12,9 +12,9 @@ use crate::{Errno, Error, ErrorKind, Operation};
 
 pub(crate) const PR_SET_THP_DISABLE: i32 = 41;
 pub(crate) const PR_GET_THP_DISABLE: i32 = 42;
-const ENOENT: Errno = Errno(2);
-const EACCES: Errno = Errno(13);
-const EROFS: Errno = Errno(30);
+pub(crate) const ENOENT: Errno = Errno(2);
+pub(crate) const EACCES: Errno = Errno(13);
+pub(crate) const EROFS: Errno = Errno(30);
 
 const ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
 
