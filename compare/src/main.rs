@@ -7,6 +7,8 @@
 //! Machines are noisy: contestants run in turn, and what is printed is the median of each and the
 //! median of the ratios of runs that were neighbours in time.
 
+mod allocators;
+mod burst;
 mod guards;
 mod measure;
 mod os;
@@ -19,8 +21,13 @@ use clap::Parser;
 /// Measures sysmem against its peers.
 #[derive(Parser)]
 enum Measurement {
-    /// Real programs: plain, under `sysmem run`, and on other allocators found on this machine.
+    /// Real programs: plain, under `sysmem run`, and on other allocators.
     Programs(programs::Options),
+    /// A burst of mixed sizes, nine tenths of it freed: what stays resident, on each allocator.
+    Burst(burst::Options),
+    /// The program that `burst` measures.
+    #[command(hide = true)]
+    BurstLoad(burst::Load),
     /// Guards in populated memory against `mprotect`.
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
@@ -32,6 +39,8 @@ enum Measurement {
 fn main() {
     let result = match Measurement::parse() {
         Measurement::Programs(options) => programs::run(&options),
+        Measurement::Burst(options) => burst::run(&options),
+        Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Guards(options) => guards::run(&options),
         Measurement::Os(options) => os::run(&options),
         Measurement::Vec(options) => vec::run(&options),

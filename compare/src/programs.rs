@@ -1,4 +1,4 @@
-//! Real programs, plain and on sysmem, and on the peers that this machine has installed.
+//! Real programs, plain and on sysmem, and on its peers.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::allocators::{self, Allocator, How};
 use crate::measure::{self, Run, median};
 use crate::table;
 
@@ -29,20 +30,6 @@ struct Program {
     command: String,
 }
 
-/// Who allocates.
-struct Allocator {
-    name: String,
-    how: How,
-}
-
-enum How {
-    Plain,
-    /// Under this `sysmem` command.
-    SysmemRun(PathBuf),
-    /// With this library preloaded.
-    Preload(PathBuf),
-}
-
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let folder = std::env::temp_dir().join(format!("sysmem-compare-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
@@ -52,7 +39,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn run_in(folder: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
-    let allocators = allocators()?;
+    let allocators = allocators::all()?;
     let programs = programs();
     let wanted = |program: &&Program| {
         options.only.as_ref().is_none_or(|only| program.name.contains(only.as_str()))
@@ -74,7 +61,7 @@ fn run_in(folder: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
         for round in 0..=options.runs {
             for (index, allocator) in allocators.iter().enumerate() {
-                let run = allocator.run(folder, &program.command)?;
+                let run = run_on(allocator, folder, &program.command)?;
                 if round > 0 {
                     runs.entry(index).or_default().push(run);
                 }
@@ -109,35 +96,19 @@ fn run_in(folder: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-impl Allocator {
-    fn run(&self, folder: &Path, line: &str) -> Result<Run, Box<dyn Error>> {
-        let figures = folder.join("figures.json");
-        // A shell would be the program that is measured; what it runs is given as words instead.
-        let words = line.split_whitespace().map(OsStr::new);
-        let mut words = words.peekable();
-        let mut command = match &self.how {
-            How::SysmemRun(sysmem) => {
-                let mut command = Command::new(sysmem);
-                command.args(["run", "--quiet", "--json"]).arg(&figures).arg("--").args(words);
-                command
-            }
-            How::Plain | How::Preload(_) => {
-                let program = words.next().ok_or("an empty command line")?;
-                let mut command = Command::new(program);
-                command.args(words);
-                command
-            }
-        };
-        if let How::Preload(library) = &self.how {
-            command.env("LD_PRELOAD", library);
-        }
-        command.current_dir(folder).stderr(Stdio::null());
-        let mut run = measure::run(&mut command)?;
-        if let How::SysmemRun(_) = self.how {
-            run.peak = peak_in(&fs::read(&figures)?).ok_or("no peak in the figures of sysmem")?;
-        }
-        Ok(run)
+/// Runs one command line; a shell would be the program that is measured, so what it would run is
+/// given as words.
+fn run_on(allocator: &Allocator, folder: &Path, line: &str) -> Result<Run, Box<dyn Error>> {
+    let figures = folder.join("figures.json");
+    let mut words = line.split_whitespace();
+    let program = words.next().ok_or("an empty command line")?;
+    let mut command = allocator.command(program, [OsStr::new("--json"), figures.as_os_str()]);
+    command.args(words).current_dir(folder).stderr(Stdio::null());
+    let mut run = measure::run(&mut command)?;
+    if let How::SysmemRun(_) = allocator.how {
+        run.peak = peak_in(&fs::read(&figures)?).ok_or("no peak in the figures of sysmem")?;
     }
+    Ok(run)
 }
 
 /// The largest resident set of any process in a report of `sysmem run --json` (docs/json.md).
@@ -146,42 +117,6 @@ fn peak_in(json: &[u8]) -> Option<u64> {
     let descendants = report["descendants"].as_array()?;
     let processes = descendants.iter().chain([&report["program"]]);
     processes.filter_map(|process| process["peak_resident"]["bytes"].as_u64()).max()
-}
-
-/// Plain, sysmem, and the peers that are installed.
-fn allocators() -> Result<Vec<Allocator>, Box<dyn Error>> {
-    // The command may not have been built yet, or be older than the sources.
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--quiet", "-p", "sysmem-cli"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()?;
-    if !built.success() {
-        return Err("building sysmem failed".into());
-    }
-    let sysmem = std::env::current_exe()?.with_file_name("sysmem");
-    let mut allocators = vec![
-        Allocator { name: "plain".into(), how: How::Plain },
-        Allocator { name: "sysmem run".into(), how: How::SysmemRun(sysmem) },
-    ];
-    let peers = [
-        ("mimalloc", "libmimalloc.so.2"),
-        ("jemalloc", "libjemalloc.so.2"),
-        ("tcmalloc", "libtcmalloc_minimal.so.4"),
-    ];
-    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    for (name, file) in peers {
-        let found = [multiarch.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"]
-            .map(|folder| Path::new(folder).join(file))
-            .into_iter()
-            .find(|path| path.exists());
-        match found {
-            Some(library) => {
-                allocators.push(Allocator { name: name.into(), how: How::Preload(library) });
-            }
-            None => eprintln!("{name}: left out, {file} is not installed"),
-        }
-    }
-    Ok(allocators)
 }
 
 fn programs() -> Vec<Program> {

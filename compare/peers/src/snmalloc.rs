@@ -1,0 +1,13 @@
+pub(crate) use snmalloc_sys::{
+    sn_calloc as calloc, sn_free as free, sn_malloc as malloc, sn_realloc as realloc,
+};
+
+use core::ffi::c_void;
+
+pub(crate) unsafe fn aligned(align: usize, size: usize) -> *mut c_void {
+    unsafe { snmalloc_sys::sn_rust_alloc(align, size) }
+}
+
+pub(crate) unsafe fn usable_size(address: *mut c_void) -> usize {
+    unsafe { snmalloc_sys::sn_malloc_usable_size(address) }
+}

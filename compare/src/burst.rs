@@ -1,0 +1,218 @@
+//! Burst and idle: what stays resident when most of a heap was freed and nothing happens any more.
+//!
+//! Two threads fill memory with objects of mixed sizes, free nine tenths of them at random and go
+//! quiet. No thread calls the allocator again; a second later the resident set is read.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::error::Error;
+use std::fs;
+use std::process::Stdio;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use crate::allocators;
+use crate::measure::median;
+use crate::table;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// How often each allocator is measured.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// What the two threads fill, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    mib: usize,
+    /// Only the allocators whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct Load {
+    mib: usize,
+}
+
+const THREADS: usize = 2;
+
+/// How long after the last free the resident set is read.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What the load says, in bytes and nanoseconds.
+#[derive(Clone, Copy)]
+struct Figures {
+    live: f64,
+    full: f64,
+    quiet: f64,
+    cpu: f64,
+}
+
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let mut allocators = allocators::all()?;
+    allocators
+        .retain(|it| options.only.as_ref().is_none_or(|only| it.name.contains(only.as_str())));
+    let mut figures: Vec<Vec<Figures>> = allocators.iter().map(|_| Vec::new()).collect();
+    for _ in 0..options.runs {
+        for (allocator, figures) in allocators.iter().zip(&mut figures) {
+            let mut command = allocator.command(std::env::current_exe()?, [""; 0]);
+            command.arg("burst-load").arg(options.mib.to_string());
+            let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+            if !output.status.success() {
+                return Err(
+                    format!("{}: the load ended with {}", allocator.name, output.status).into()
+                );
+            }
+            let said = String::from_utf8(output.stdout)?;
+            let mut numbers = said.split_whitespace().map(str::parse::<f64>);
+            let mut next = || numbers.next().ok_or("the load said too little");
+            figures.push(Figures {
+                live: next()??,
+                full: next()??,
+                quiet: next()??,
+                cpu: next()??,
+            });
+        }
+    }
+    println!(
+        "Two threads fill {} MiB, free nine tenths at random and sleep. Resident one second later; \
+         medians of {}.\n",
+        options.mib, options.runs
+    );
+    let rows: Vec<_> = allocators
+        .iter()
+        .zip(&figures)
+        .map(|(allocator, figures)| {
+            let mib = |of: fn(&Figures) -> f64| {
+                format!("{:.0} MiB", median(figures, of) / (1 << 20) as f64)
+            };
+            vec![
+                allocator.name.clone(),
+                mib(|figures| figures.live),
+                mib(|figures| figures.full),
+                mib(|figures| figures.quiet),
+                format!("{:.2}", median(figures, |figures| figures.quiet / figures.live)),
+                format!("{:.2} s", median(figures, |figures| figures.cpu / 1e9)),
+            ]
+        })
+        .collect();
+    table::print(&["allocator", "live", "full", "1 s later", "times live", "CPU"], &rows);
+    Ok(())
+}
+
+/// The program that is measured. Says the bytes that live, the resident bytes before and after,
+/// and its CPU time.
+pub fn load(load: &Load) -> Result<(), Box<dyn Error>> {
+    let step = Arc::new(Barrier::new(THREADS + 1));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|number| {
+            let (step, bytes) = (Arc::clone(&step), (load.mib << 20) / THREADS);
+            thread::spawn(move || {
+                let mut random = Random(number as u64 + 1);
+                let mut objects = Vec::with_capacity(bytes / 1024);
+                let mut filled = 0;
+                while filled < bytes {
+                    let object = Object::new(random.size());
+                    filled += object.size();
+                    objects.push(object);
+                }
+                step.wait();
+                step.wait();
+                objects.retain(|_| random.below(10) == 0);
+                objects.shrink_to_fit();
+                let live: usize = objects.iter().map(Object::size).sum();
+                step.wait();
+                // Asleep, until the figures are taken.
+                step.wait();
+                objects.iter().for_each(Object::check);
+                live
+            })
+        })
+        .collect();
+    step.wait();
+    let full = resident()?;
+    step.wait();
+    step.wait();
+    thread::sleep(QUIET);
+    let (quiet, cpu) = (resident()?, cpu_time());
+    step.wait();
+    let mut live = 0;
+    for thread in threads {
+        live += thread.join().map_err(|_| "an object is not what was written to it")?;
+    }
+    println!("{live} {full} {quiet} {cpu}");
+    Ok(())
+}
+
+/// Memory from the C library's `malloc`, whoever that is, filled with a pattern.
+struct Object(*mut u8, u32);
+
+impl Object {
+    fn new(size: usize) -> Object {
+        // SAFETY: the size is not zero.
+        let address = unsafe { System.alloc(layout(size)) };
+        assert!(!address.is_null(), "out of memory");
+        // SAFETY: the memory is ours and that long.
+        unsafe { address.write_bytes(size as u8, size) };
+        Object(address, size as u32)
+    }
+
+    fn size(&self) -> usize {
+        self.1 as usize
+    }
+
+    fn check(&self) {
+        // SAFETY: the memory is ours, that long, and was filled.
+        let bytes = unsafe { std::slice::from_raw_parts(self.0, self.size()) };
+        assert!(bytes.iter().all(|&byte| byte == self.1 as u8));
+    }
+}
+
+// SAFETY: it is memory that belongs to the object.
+unsafe impl Send for Object {}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`.
+        unsafe { System.dealloc(self.0, layout(self.size())) };
+    }
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("a small size")
+}
+
+/// xorshift64*: fast, the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
+    }
+
+    /// Of 16 objects 13 have 16 to 512 bytes, two up to 4 KiB, one up to 64 KiB.
+    fn size(&mut self) -> usize {
+        let (least, most) = match self.below(16) {
+            0..13 => (16, 512),
+            13..15 => (512, 4 << 10),
+            _ => (4 << 10, 64 << 10),
+        };
+        least + self.below(most - least + 1)
+    }
+}
+
+fn resident() -> Result<usize, Box<dyn Error>> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages: usize = statm.split(' ').nth(1).ok_or("no resident pages in statm")?.parse()?;
+    Ok(pages * sysmem::page_size())
+}
+
+/// CPU time of the process in nanoseconds.
+fn cpu_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` may be written to.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
