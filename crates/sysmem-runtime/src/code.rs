@@ -1,123 +1,25 @@
 //! Memory for machine code that is made at run time.
 
 use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 
 use sysmem::{
-    Account, Error, ErrorKind, MemoryObject, MemoryObjects, Native, Placement, Protection,
-    Reservation, ReserveOptions, State,
+    Account, CodeMemory, Error, ErrorKind, GiveBack, MemoryObject, Native, Protection, Reservation,
+    ReserveOptions, State,
 };
 
 mod coherence;
+mod error;
+mod mechanism;
+
+pub use error::CodeError;
+use mechanism::Refusals;
+pub use mechanism::{CodeMechanism, CodeOptions, Refusal};
 
 static CODE: Account = Account::new("code");
 static VIEWS: Account = Account::new("code: writable views");
-
-/// How memory becomes writable at one moment and executable at another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CodeMechanism {
-    /// One memory object, seen executable at one address and writable at another: code can be
-    /// changed while it runs. On Linux (`memfd_create`).
-    TwoViews,
-    /// One view that is switched between writable and executable, by `mprotect` and its kin:
-    /// where the system lets memory that was writable be executed. (Apple's hardened runtime does
-    /// for `MAP_JIT` only, which is not used yet.)
-    Switch,
-}
-
-impl fmt::Display for CodeMechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            CodeMechanism::TwoViews => "two views of one memory object",
-            CodeMechanism::Switch => "switching by protection",
-        })
-    }
-}
-
-/// What to reserve for code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct CodeOptions {
-    len: usize,
-    placement: Placement,
-    mechanism: Option<CodeMechanism>,
-}
-
-impl CodeOptions {
-    /// `len` bytes, above 4 GiB, by the first mechanism that the system allows.
-    pub const fn new(len: usize) -> CodeOptions {
-        CodeOptions { len, placement: Placement::High, mechanism: None }
-    }
-
-    /// Placed as `placement` says: near what the code calls, say.
-    pub const fn placement(self, placement: Placement) -> CodeOptions {
-        CodeOptions { placement, ..self }
-    }
-
-    /// By this mechanism or not at all.
-    pub const fn mechanism(self, mechanism: CodeMechanism) -> CodeOptions {
-        CodeOptions { mechanism: Some(mechanism), ..self }
-    }
-}
-
-/// What stands in the way of an operation on code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodeError {
-    /// The system refused.
-    Memory(Error),
-    /// The system allows none of the mechanisms that were tried; why not, in their order.
-    NoMechanism([Option<(CodeMechanism, Error)>; 2]),
-    /// The page at this offset is published.
-    Published(usize),
-    /// The page at this offset is not published.
-    NotPublished(usize),
-    /// Nothing was ever written to the page at this offset.
-    NotWritten(usize),
-    /// Only [`CodeMechanism::TwoViews`] can change code while it runs.
-    NotWhileRunning,
-    /// A patch has to lie in one word of eight bytes, aligned.
-    NotOneWord,
-}
-
-impl From<Error> for CodeError {
-    fn from(error: Error) -> CodeError {
-        CodeError::Memory(error)
-    }
-}
-
-impl fmt::Display for CodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            CodeError::Memory(error) => error.fmt(f),
-            CodeError::NoMechanism(refusals) => {
-                f.write_str("the system allows no memory for code")?;
-                for (mechanism, error) in refusals.into_iter().flatten() {
-                    write!(f, "; {mechanism}: {error}")?;
-                }
-                Ok(())
-            }
-            CodeError::Published(offset) => {
-                write!(f, "the page at offset {offset:#x} is published; unpublish it, or patch it")
-            }
-            CodeError::NotPublished(offset) => {
-                write!(f, "the page at offset {offset:#x} is not published; publish it first")
-            }
-            CodeError::NotWritten(offset) => {
-                write!(f, "nothing was written to the page at offset {offset:#x}; write it first")
-            }
-            CodeError::NotWhileRunning => f.write_str(
-                "this region is switched by protection and cannot be changed while it runs; stop \
-                 the threads that run it, then unpublish, write and publish",
-            ),
-            CodeError::NotOneWord => f.write_str(
-                "a patch must lie in one aligned word of eight bytes; align the instruction",
-            ),
-        }
-    }
-}
-
-impl core::error::Error for CodeError {}
 
 /// Memory for machine code, never writable and executable through one address at one moment.
 ///
@@ -143,24 +45,70 @@ impl core::error::Error for CodeError {}
 /// assert_eq!(function(), 42);
 /// # Ok::<(), sysmem_runtime::CodeError>(())
 /// ```
-pub struct CodeRegion<O: MemoryObjects = Native> {
+pub struct CodeRegion<O: CodeMemory = Native> {
     /// Where code is executed; with one view, also where it is written.
     code: Reservation<O>,
-    view: Option<View<O>>,
-    refusals: [Option<(CodeMechanism, Error)>; 2],
+    writing: Writing<O>,
+    refusals: Refusals,
+}
+
+/// How code is written.
+enum Writing<O: CodeMemory> {
+    View(View<O>),
+    PerThread,
+    Switch,
 }
 
 /// The writable view and the object that both views are of.
-struct View<O: MemoryObjects> {
+struct View<O: CodeMemory> {
     memory: Reservation<O>,
-    /// Taken out only when the view is dropped.
-    object: Option<MemoryObject>,
+    object: OwnedObject<O>,
 }
 
-impl<O: MemoryObjects> Drop for View<O> {
+/// An object that is closed when it is dropped.
+struct OwnedObject<O: CodeMemory> {
+    os: O,
+    object: ManuallyDrop<MemoryObject>,
+}
+
+impl<O: CodeMemory> Deref for OwnedObject<O> {
+    type Target = MemoryObject;
+
+    fn deref(&self) -> &MemoryObject {
+        &self.object
+    }
+}
+
+impl<O: CodeMemory> Drop for OwnedObject<O> {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            self.memory.os().close_object(object);
+        // SAFETY: taken once, here.
+        self.os.close_object(unsafe { ManuallyDrop::take(&mut self.object) });
+    }
+}
+
+/// Why there is no region by one mechanism.
+enum Refused {
+    /// The system does not allow the mechanism.
+    Mechanism(Error),
+    /// There is no place for code, which no other mechanism would find.
+    Place(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Mechanism(error)
+    }
+}
+
+impl Refused {
+    /// What a refusal to reserve the place for code means.
+    fn place(error: Error) -> Refused {
+        use ErrorKind::*;
+        match error.kind() {
+            NoPlace | Taken | Unaligned { .. } | Empty | TooLong | BadAlignment => {
+                Refused::Place(error)
+            }
+            _ => Refused::Mechanism(error),
         }
     }
 }
@@ -172,7 +120,7 @@ impl CodeRegion {
     }
 }
 
-impl<O: MemoryObjects + Clone> CodeRegion<O> {
+impl<O: CodeMemory + Clone> CodeRegion<O> {
     /// Reserves memory for code from `os`, booked on `account`; a writable view of it is booked on
     /// an account of its own.
     pub fn reserve_in(
@@ -180,54 +128,75 @@ impl<O: MemoryObjects + Clone> CodeRegion<O> {
         options: CodeOptions,
         account: &'static Account,
     ) -> Result<CodeRegion<O>, CodeError> {
-        let mut refusals = [None; 2];
-        let mechanisms = [CodeMechanism::TwoViews, CodeMechanism::Switch];
-        for (mechanism, refusal) in mechanisms.into_iter().zip(&mut refusals) {
+        let mut refusals = [None; CodeMechanism::ALL.len()];
+        let place = ReserveOptions::new(options.len).placement(options.placement).executable(true);
+        for (mechanism, refusal) in CodeMechanism::ALL.into_iter().zip(&mut refusals) {
             if options.mechanism.is_some_and(|only| only != mechanism) {
                 continue;
             }
-            // The place first: where there is none, no mechanism helps.
-            let place =
-                ReserveOptions::new(options.len).placement(options.placement).executable(true);
-            let code = Reservation::reserve_in(os.clone(), place, account)?;
             let region = match mechanism {
-                CodeMechanism::TwoViews => CodeRegion::with_two_views(code),
-                CodeMechanism::Switch => CodeRegion::with_one_view(code),
+                CodeMechanism::TwoViews => CodeRegion::with_two_views(os.clone(), place, account),
+                CodeMechanism::PerThread => CodeRegion::per_thread(os.clone(), place, account),
+                CodeMechanism::Switch => CodeRegion::with_one_view(os.clone(), place, account),
             };
             match region {
                 Ok(region) => return Ok(CodeRegion { refusals, ..region }),
-                Err(error) => *refusal = Some((mechanism, error)),
+                Err(Refused::Place(error)) => return Err(error.into()),
+                Err(Refused::Mechanism(error)) => {
+                    let (operation, kind) = (error.operation(), error.kind());
+                    *refusal = Some(Refusal { mechanism, operation, kind });
+                }
             }
         }
         Err(CodeError::NoMechanism(refusals))
     }
 
     /// Two views of one object, if the system lets it be executed.
-    fn with_two_views(mut code: Reservation<O>) -> Result<CodeRegion<O>, Error> {
-        let os = code.os().clone();
-        let page = os.page_size();
-        let object = os.create_object(code.len())?;
-        let mut view = match Reservation::reserve_in(os, ReserveOptions::new(code.len()), &VIEWS) {
-            Ok(memory) => View { memory, object: Some(object) },
-            Err(error) => {
-                code.os().close_object(object);
-                return Err(error);
-            }
-        };
+    fn with_two_views(
+        os: O,
+        place: ReserveOptions,
+        account: &'static Account,
+    ) -> Result<CodeRegion<O>, Refused> {
+        let (len, page) = (place.len(), os.page_size());
+        let object =
+            OwnedObject { object: ManuallyDrop::new(os.create_object(len)?), os: os.clone() };
+        let mut code = Reservation::reserve_view_in(os.clone(), place, account, &object)
+            .map_err(Refused::place)?;
+        let anywhere = ReserveOptions::new(len);
+        let mut memory = Reservation::reserve_view_in(os, anywhere, &VIEWS, &object)?;
         // A system may refuse what was writable, or is from no file, to be executed: SELinux
-        // (execmod, execmem), PaX.
-        if let Some(object) = &view.object {
-            view.memory.map_object(0, page, Protection::ReadWrite, object, 0)?;
-            code.map_object(0, page, Protection::ReadExecute, object, 0)?;
-        }
-        view.memory.fault(0, page)?;
+        // (execmod, execmem), PaX, Windows under "arbitrary code guard".
+        memory.map_object(0, page, Protection::ReadWrite, &object)?;
+        code.map_object(0, page, Protection::ReadExecute, &object)?;
+        memory.fault(0, page)?;
         code.fault(0, page)?;
-        Ok(CodeRegion { code, view: Some(view), refusals: [None; 2] })
+        let writing = Writing::View(View { memory, object });
+        Ok(CodeRegion { code, writing, refusals: Refusals::default() })
+    }
+
+    /// One view that threads switch, if the processor has that and the system lets this program.
+    fn per_thread(
+        os: O,
+        place: ReserveOptions,
+        account: &'static Account,
+    ) -> Result<CodeRegion<O>, Refused> {
+        let page = os.page_size();
+        let place = place.switched_per_thread();
+        let mut code = Reservation::reserve_in(os, place, account).map_err(Refused::place)?;
+        code.map(0, page, Protection::ReadWrite)?;
+        code.used(0, page)?;
+        code.unused(0, page, GiveBack::Lazy)?;
+        Ok(CodeRegion { code, writing: Writing::PerThread, refusals: Refusals::default() })
     }
 
     /// One view, if the system lets memory that was written to be executed.
-    fn with_one_view(mut code: Reservation<O>) -> Result<CodeRegion<O>, Error> {
-        let page = code.os().page_size();
+    fn with_one_view(
+        os: O,
+        place: ReserveOptions,
+        account: &'static Account,
+    ) -> Result<CodeRegion<O>, Refused> {
+        let page = os.page_size();
+        let mut code = Reservation::reserve_in(os, place, account).map_err(Refused::place)?;
         code.map(0, page, Protection::ReadWrite)?;
         code.used(0, page)?;
         // A page that was never touched is no test: SELinux asks whether there is a page.
@@ -235,21 +204,22 @@ impl<O: MemoryObjects + Clone> CodeRegion<O> {
         unsafe { code.as_mut_ptr().write_volatile(0) };
         code.protect(0, page, Protection::ReadExecute)?;
         code.fault(0, page)?;
-        Ok(CodeRegion { code, view: None, refusals: [None; 2] })
+        Ok(CodeRegion { code, writing: Writing::Switch, refusals: Refusals::default() })
     }
 }
 
-impl<O: MemoryObjects> CodeRegion<O> {
+impl<O: CodeMemory> CodeRegion<O> {
     /// How memory becomes writable and executable here.
     pub fn mechanism(&self) -> CodeMechanism {
-        match self.view {
-            Some(_) => CodeMechanism::TwoViews,
-            None => CodeMechanism::Switch,
+        match self.writing {
+            Writing::View(_) => CodeMechanism::TwoViews,
+            Writing::PerThread => CodeMechanism::PerThread,
+            Writing::Switch => CodeMechanism::Switch,
         }
     }
 
     /// The mechanisms that were tried before, and why the system refused them.
-    pub fn refusals(&self) -> impl Iterator<Item = (CodeMechanism, Error)> {
+    pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
         self.refusals.into_iter().flatten()
     }
 
@@ -287,8 +257,12 @@ impl<O: MemoryObjects> CodeRegion<O> {
             }
             Ok(())
         })?;
-        // SAFETY: the pages are Ready and writable here, and `&mut self` keeps other writers out.
-        unsafe { self.writable(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        self.while_writable(|region| {
+            let place = region.writable(offset);
+            // SAFETY: the pages are Ready and writable here, and `&mut self` keeps other writers
+            // out.
+            unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        });
         Ok(())
     }
 
@@ -303,27 +277,25 @@ impl<O: MemoryObjects> CodeRegion<O> {
             if region.published(at) {
                 return Ok(());
             }
-            match &region.view {
-                None => {
-                    let start = region.address(at);
-                    // SAFETY: pages of the region, still readable and writable.
-                    unsafe { coherence::make_coherent(start, start, len) };
-                    region.code.protect(at, len, Protection::ReadExecute)?;
+            let (written, executed) = (region.writable(at), region.address(at));
+            if let Writing::View(View { object, .. }) = &region.writing {
+                region.code.map_object(at, len, Protection::ReadExecute, object)?;
+            }
+            // SAFETY: the same pages, readable at both addresses.
+            unsafe { coherence::make_coherent(written, executed, len) };
+            match region.writing {
+                Writing::View(_) => {}
+                Writing::PerThread => {
+                    region.code.protect_per_thread(at, len, Protection::ReadExecute)?;
                 }
-                Some(View { object, .. }) => {
-                    let Some(object) = object else { return Err(CodeError::NotWritten(at)) };
-                    region.code.map_object(at, len, Protection::ReadExecute, object, at)?;
-                    let (written, executed) = (region.writable(at), region.address(at));
-                    // SAFETY: the same pages of the object, readable in both views.
-                    unsafe { coherence::make_coherent(written, executed, len) };
-                }
+                Writing::Switch => region.code.protect(at, len, Protection::ReadExecute)?,
             }
             Ok(())
         })
     }
 
-    /// Makes pages inexecutable; what they hold stays, and can be written to again. Pages that are
-    /// not published stay as they are.
+    /// Makes pages inexecutable (but see [`CodeMechanism::PerThread`]); what they hold stays, and
+    /// can be written to again. Pages that are not published stay as they are.
     ///
     /// # Safety
     ///
@@ -331,10 +303,13 @@ impl<O: MemoryObjects> CodeRegion<O> {
     pub unsafe fn unpublish(&mut self, offset: usize, len: usize) -> Result<(), CodeError> {
         self.each_run(offset, len, |region, at, len| {
             if region.published(at) {
-                match region.view {
+                match region.writing {
                     // The object keeps the contents.
-                    Some(_) => region.code.fault(at, len)?,
-                    None => region.code.protect(at, len, Protection::ReadWrite)?,
+                    Writing::View(_) => region.code.fault(at, len)?,
+                    Writing::PerThread => {
+                        region.code.protect_per_thread(at, len, Protection::ReadWrite)?;
+                    }
+                    Writing::Switch => region.code.protect(at, len, Protection::ReadWrite)?,
                 }
             }
             Ok(())
@@ -347,18 +322,28 @@ impl<O: MemoryObjects> CodeRegion<O> {
     ///
     /// As for [`unpublish`](CodeRegion::unpublish).
     pub unsafe fn discard(&mut self, offset: usize, len: usize) -> Result<(), CodeError> {
-        self.code.fault(offset, len)?;
-        if let Some(View { memory, object: Some(object) }) = &mut self.view {
-            memory.fault(offset, len)?;
-            // SAFETY: no view of these bytes is left.
-            unsafe { memory.os().discard_object(object, offset, len) }?;
+        match &mut self.writing {
+            Writing::Switch => self.code.fault(offset, len)?,
+            Writing::View(View { memory, object }) => {
+                self.code.fault(offset, len)?;
+                memory.fault(offset, len)?;
+                // SAFETY: no view of these bytes is left.
+                unsafe { memory.os().discard_object(object, offset, len) }?;
+            }
+            Writing::PerThread => self.each_run(offset, len, |region, at, len| {
+                if region.written(at) {
+                    region.code.protect_per_thread(at, len, Protection::ReadWrite)?;
+                    region.code.unused(at, len, GiveBack::Lazy)?;
+                }
+                Ok(())
+            })?,
         }
         Ok(())
     }
 
     /// Changes at most eight bytes of published code in one piece, while other threads may be
-    /// running it: they run the old bytes or the new ones, and when this returns, no thread runs
-    /// the old ones any more (on Linux from 4.16 on; elsewhere some may, a little longer).
+    /// running it: they run the old bytes or the new ones. When this returns, no thread runs the
+    /// old ones any more on Linux (from 4.16 on) and Windows; elsewhere some may, a little longer.
     ///
     /// # Safety
     ///
@@ -372,32 +357,53 @@ impl<O: MemoryObjects> CodeRegion<O> {
         if bytes.is_empty() || end > word + 8 || end > self.len() {
             return Err(CodeError::NotOneWord);
         }
-        if self.view.is_none() {
+        if matches!(self.writing, Writing::Switch) {
             return Err(CodeError::NotWhileRunning);
         }
         if !self.published(offset) {
             return Err(CodeError::NotPublished(offset & !(self.code.os().page_size() - 1)));
         }
         let writable = self.writable(word);
-        // SAFETY: eight aligned bytes of a page that is Ready in the writable view, which is
-        // written to through atomics only while it is published.
-        let place = unsafe { AtomicU64::from_ptr(writable.cast()) };
-        let change = |old: u64| {
-            let mut new = old.to_ne_bytes();
-            new[offset - word..end - word].copy_from_slice(bytes);
-            Some(u64::from_ne_bytes(new))
-        };
-        let _ = place.fetch_update(AcqRel, Relaxed, change);
+        self.while_writable(|_| {
+            // SAFETY: eight aligned bytes of a page that is Ready and writable here, which is
+            // written to through atomics only while it is published.
+            let place = unsafe { AtomicU64::from_ptr(writable.cast()) };
+            let change = |old: u64| {
+                let mut new = old.to_ne_bytes();
+                new[offset - word..end - word].copy_from_slice(bytes);
+                Some(u64::from_ne_bytes(new))
+            };
+            let _ = place.fetch_update(AcqRel, Relaxed, change);
+        });
         // SAFETY: the same eight bytes at both addresses, readable.
         unsafe { coherence::make_coherent(writable, self.address(word), 8) };
         coherence::synchronize_threads();
         Ok(())
     }
 
+    /// Runs `work` while the calling thread can write at [`writable`](CodeRegion::writable).
+    fn while_writable(&self, work: impl FnOnce(&CodeRegion<O>)) {
+        let per_thread = matches!(self.writing, Writing::PerThread);
+        if per_thread {
+            self.code.os().let_thread_write(true);
+        }
+        work(self);
+        if per_thread {
+            self.code.os().let_thread_write(false);
+        }
+    }
+
+    /// The reservation in which code is written.
+    fn written_in(&self) -> &Reservation<O> {
+        match &self.writing {
+            Writing::View(view) => &view.memory,
+            Writing::PerThread | Writing::Switch => &self.code,
+        }
+    }
+
     /// Where the byte at `offset` is written.
     fn writable(&self, offset: usize) -> *mut u8 {
-        let memory = self.view.as_ref().map_or(&self.code, |view| &view.memory);
-        memory.as_mut_ptr().wrapping_add(offset)
+        self.written_in().as_mut_ptr().wrapping_add(offset)
     }
 
     fn published(&self, offset: usize) -> bool {
@@ -405,20 +411,18 @@ impl<O: MemoryObjects> CodeRegion<O> {
     }
 
     fn written(&self, offset: usize) -> bool {
-        let memory = self.view.as_ref().map_or(&self.code, |view| &view.memory);
-        matches!(memory.state(offset), Some((State::Ready, _, _)))
+        matches!(self.written_in().state(offset), Some((State::Ready, _, _)))
     }
 
+    /// Makes a run of pages writable that are not: all of them were discarded, or none.
     fn make_writable(&mut self, offset: usize, len: usize) -> Result<(), Error> {
-        match &mut self.view {
-            Some(View { memory, object: Some(object) }) => {
-                memory.map_object(offset, len, Protection::ReadWrite, object, offset)
-            }
-            _ => {
-                self.code.map(offset, len, Protection::ReadWrite)?;
-                self.code.used(offset, len)
-            }
+        if let Writing::View(View { memory, object }) = &mut self.writing {
+            return memory.map_object(offset, len, Protection::ReadWrite, object);
         }
+        if matches!(self.code.state(offset), Some((State::Reserved, _, _))) {
+            self.code.map(offset, len, Protection::ReadWrite)?;
+        }
+        self.code.used(offset, len)
     }
 
     /// Calls `work` for each run of pages of a range that are in one state.
@@ -441,9 +445,8 @@ impl<O: MemoryObjects> CodeRegion<O> {
         };
         let mut at = offset;
         while at < end {
-            let runs = |memory: &Reservation<O>| memory.state(at).map_or(end, |(_, _, run)| run);
-            let view = self.view.as_ref().map_or(end, |view| runs(&view.memory));
-            let run_end = runs(&self.code).min(view).min(end);
+            let run = |memory: &Reservation<O>| memory.state(at).map_or(end, |(_, _, end)| end);
+            let run_end = run(&self.code).min(run(self.written_in())).min(end);
             work(self, at, run_end - at)?;
             at = run_end;
         }
@@ -451,7 +454,7 @@ impl<O: MemoryObjects> CodeRegion<O> {
     }
 }
 
-impl<O: MemoryObjects> fmt::Debug for CodeRegion<O> {
+impl<O: CodeMemory> fmt::Debug for CodeRegion<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CodeRegion")
             .field("code", &self.code)

@@ -25,7 +25,7 @@ mod vec;
 
 pub use checked::Checked;
 #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64"))]
-pub use code::{CodeError, CodeMechanism, CodeOptions, CodeRegion};
+pub use code::{CodeError, CodeMechanism, CodeOptions, CodeRegion, Refusal};
 pub use crash::{FaultAll, FaultAllOutcome, fault_all};
 pub use fault::{Access, FaultReport};
 #[cfg(unix)]

@@ -13,9 +13,9 @@ use sysmem::os::linux::Linux;
 use sysmem::os::{Inheritance, PageResidency, Policy};
 use sysmem::sim::{Settings, Simulated};
 use sysmem::{
-    Account, Errno, Error, ErrorKind, GiveBack, MemoryObject, MemoryObjects, Native, Operation, Os,
-    PageRange, Placement, Protection, Registry, Reservation, ReserveOptions, UnusedContract,
-    page_size,
+    Account, CodeMemory, Errno, Error, ErrorKind, GiveBack, MemoryObject, MemoryObjects, Native,
+    Operation, Os, PageRange, Placement, Protection, Registry, Reservation, ReserveOptions,
+    UnusedContract, page_size,
 };
 use sysmem_runtime::{CodeError, CodeMechanism, CodeOptions, CodeRegion};
 
@@ -44,7 +44,7 @@ fn jump(distance: u32) -> Vec<u8> {
     }
 }
 
-fn call<O: MemoryObjects>(region: &CodeRegion<O>, offset: usize) -> i32 {
+fn call<O: CodeMemory>(region: &CodeRegion<O>, offset: usize) -> i32 {
     // SAFETY: the tests published a function there.
     let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(region.address(offset)) };
     function()
@@ -270,9 +270,9 @@ fn a_kernel_without_memory_objects_switches_and_says_why() {
     let mut region = CodeRegion::reserve_in(os, options, &CODE).unwrap();
     assert_eq!(region.mechanism(), CodeMechanism::Switch);
     let refusals: Vec<_> = region.refusals().collect();
-    assert_eq!(refusals.len(), 1);
-    assert_eq!(refusals[0].0, CodeMechanism::TwoViews);
-    assert_eq!(refusals[0].1.kind(), ErrorKind::NotSupported);
+    let refused: Vec<_> = refusals.iter().map(|refusal| refusal.mechanism).collect();
+    assert_eq!(refused, [CodeMechanism::TwoViews, CodeMechanism::PerThread]);
+    assert!(refusals.iter().all(|refusal| refusal.kind == ErrorKind::NotSupported));
     region.write(10, &[1; 10_000]).unwrap();
     region.publish(0, 3 * 4096).unwrap();
     // SAFETY: nobody runs it.
@@ -357,6 +357,8 @@ unsafe impl<O: Os> Os for Hardened<O> {
     }
 }
 
+impl<O: CodeMemory> CodeMemory for Hardened<O> {}
+
 // SAFETY: it only refuses more.
 unsafe impl<O: MemoryObjects> MemoryObjects for Hardened<O> {
     fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
@@ -373,6 +375,13 @@ unsafe impl<O: MemoryObjects> MemoryObjects for Hardened<O> {
     ) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         unsafe { self.os.discard_object(object, offset, len) }
+    }
+    fn reserve_view(
+        &self,
+        options: &ReserveOptions,
+        object: &MemoryObject,
+    ) -> Result<NonNull<u8>, Error> {
+        self.os.reserve_view(options, object)
     }
     unsafe fn map_object(
         &self,
@@ -408,9 +417,12 @@ fn a_hardened_system_is_served_by_what_it_allows_or_told_what_it_forbids() {
         let os = Hardened { os: Native::NEW, objects: false };
         let refused = CodeRegion::reserve_in(os, options, &CODE).unwrap_err();
         let text = refused.to_string();
-        assert!(matches!(refused, CodeError::NoMechanism([Some(_), Some(_)])), "{text}");
-        assert!(text.contains("two views of one memory object: map object of"), "{text}");
-        assert!(text.contains("switching by protection: protect of"), "{text}");
+        assert!(matches!(refused, CodeError::NoMechanism([Some(_), Some(_), Some(_)])), "{text}");
+        assert!(
+            text.contains("two views of one memory object: map object: the system refused"),
+            "{text}"
+        );
+        assert!(text.contains("switching by protection: protect: the system refused"), "{text}");
         assert_eq!(open_files(), before, "an object stayed open");
     });
     let Some(ended) = ended else { return };

@@ -17,7 +17,7 @@ use core::time::Duration;
 
 use crate::{Errno, PageRange, Registry};
 
-pub use objects::{Seal, SharedMemory};
+pub use objects::{Remap, Seal, Sections, SharedMemory, SwitchPerThread};
 
 /// Whose constants, error numbers and rules a table of calls follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,6 +400,13 @@ pub unsafe trait VirtualMemory: Calls {
     ///
     /// The range is the caller's and nothing uses it any more.
     unsafe fn virtual_free(&self, address: *mut u8, len: usize, kind: u32) -> Result<(), Errno>;
+
+    /// `UnmapViewOfFile`.
+    ///
+    /// # Safety
+    ///
+    /// The address is that of a view of the caller's, which nothing uses any more.
+    unsafe fn unmap_view(&self, address: *mut u8) -> Result<(), Errno>;
 
     /// `VirtualProtect`.
     ///

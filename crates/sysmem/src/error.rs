@@ -141,6 +141,8 @@ pub enum ErrorKind {
     },
     /// A page of the range is a guard.
     Guard,
+    /// The reservation is a view of a memory object, whose pages are the object's.
+    View,
     /// The address asked for is taken by another mapping.
     Taken,
     /// No free range lies where the placement asked for one.
@@ -270,8 +272,20 @@ impl fmt::Display for Error {
         if self.address != 0 {
             write!(f, " at {:#x}", self.address)?;
         }
-        f.write_str(": ")?;
-        match self.kind {
+        write!(f, ": {}", self.kind)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What was wrong, and a way out where there is one.
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             ErrorKind::Unaligned { multiple } => write!(
                 f,
                 "address and length must be multiples of {multiple} bytes (round them first)"
@@ -299,6 +313,10 @@ impl fmt::Display for Error {
                 write!(f, "a page of the range is {found:?}; change it with protect")
             }
             ErrorKind::Guard => f.write_str("a page of the range is a guard; remove it first"),
+            ErrorKind::View => f.write_str(
+                "the reservation is a view of a memory object; show parts of it with map_object, \
+                 hide them with fault",
+            ),
             ErrorKind::Taken => f.write_str("the address is taken by another mapping"),
             ErrorKind::NoPlace => {
                 f.write_str("no free range lies where the placement asked for one")

@@ -66,12 +66,12 @@ pub use error::{Errno, Error, ErrorKind, Limit, Operation};
 pub use lock::{Lock, LockGuard};
 pub use native::{Native, page_size};
 pub use os::capabilities::{
-    GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects, Sealing,
-    SystemMapping,
+    CodeMemory, GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects,
+    Sealing, SystemMapping,
 };
 pub use os::{
     Contents, GiveBack, Inheritance, Os, PageRange, Placement, Policy, ReserveOptions,
-    ResidentFalls, UnusedContract,
+    ResidentFalls, Source, UnusedContract,
 };
 pub use protection::Protection;
 pub use registry::{Change, Registered, Registry};

@@ -117,6 +117,21 @@ pub enum Inheritance {
     Zeros,
 }
 
+/// What the pages of a reservation are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Memory of the process, from no object.
+    #[default]
+    Anonymous,
+    /// The bytes of a memory object, of which the reservation is a view: made by
+    /// [`Reservation::reserve_view_in`](crate::Reservation::reserve_view_in) only.
+    Object,
+    /// Memory of the process that each thread switches between writable and executable for itself
+    /// ([`CodeMemory::let_thread_write`](capabilities::CodeMemory::let_thread_write)): `MAP_JIT`
+    /// of macOS on Apple silicon. A thread can write to it or execute it, never both at once.
+    PerThread,
+}
+
 /// What memory keeps through every operation.
 ///
 /// A mapping that replaces another has none of what the other was told. So each operation that
@@ -129,12 +144,19 @@ pub struct Policy {
     pub dumped: bool,
     /// What a forked child gets of the memory.
     pub inheritance: Inheritance,
+    /// What its pages are.
+    pub source: Source,
 }
 
 impl Policy {
-    /// Not executable, dumped, copied for a forked child: what every system does unasked.
-    pub const DEFAULT: Policy =
-        Policy { executable: false, dumped: true, inheritance: Inheritance::Copy };
+    /// Anonymous, not executable, dumped, copied for a forked child: what every system does
+    /// unasked.
+    pub const DEFAULT: Policy = Policy {
+        executable: false,
+        dumped: true,
+        inheritance: Inheritance::Copy,
+        source: Source::Anonymous,
+    };
 }
 
 impl Default for Policy {
@@ -173,6 +195,13 @@ impl ReserveOptions {
     /// when the memory is reserved; asking everywhere keeps a program portable.
     pub const fn executable(self, executable: bool) -> ReserveOptions {
         ReserveOptions { policy: Policy { executable, ..self.policy }, ..self }
+    }
+
+    /// Executable memory that each thread switches for itself ([`Source::PerThread`]);
+    /// [`Os::supports`] tells whether the system has it.
+    pub const fn switched_per_thread(self) -> ReserveOptions {
+        let policy = Policy { executable: true, source: Source::PerThread, ..self.policy };
+        ReserveOptions { policy, ..self }
     }
 
     /// Whether a core dump has the memory in it; [`Os::supports`] tells whether the system can

@@ -10,6 +10,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering::*, fence,
 };
 
+use crate::os::Source;
 use crate::state_map::{Node, NodePool, Page, Shape, StateMap};
 use crate::{
     Account, Error, Inheritance, Lock, Operation, Os, PageRange, Policy, Protection, State,
@@ -236,18 +237,24 @@ impl Entry {
 
     pub(crate) fn policy(&self) -> Policy {
         let bits = self.policy.load(Relaxed);
-        let inheritance = match bits >> 2 {
+        let inheritance = match bits >> 2 & 3 {
             0 => Inheritance::Copy,
             1 => Inheritance::Share,
             2 => Inheritance::Nothing,
             _ => Inheritance::Zeros,
         };
-        Policy { executable: bits & 1 != 0, dumped: bits & 2 != 0, inheritance }
+        let source = match bits >> 4 {
+            0 => Source::Anonymous,
+            1 => Source::Object,
+            _ => Source::PerThread,
+        };
+        Policy { executable: bits & 1 != 0, dumped: bits & 2 != 0, inheritance, source }
     }
 
     pub(crate) fn set_policy(&self, policy: Policy) {
-        let Policy { executable, dumped, inheritance } = policy;
-        let bits = executable as u8 | (dumped as u8) << 1 | (inheritance as u8) << 2;
+        let Policy { executable, dumped, inheritance, source } = policy;
+        let flags = executable as u8 | (dumped as u8) << 1;
+        let bits = flags | (inheritance as u8) << 2 | (source as u8) << 4;
         self.policy.store(bits, Relaxed);
     }
 

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::os::{
-    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, ReserveOptions,
+    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, ReserveOptions, Source,
 };
 use crate::registry::{Entry, Registry, lost};
 use crate::state_map::{Page, Shape};
@@ -279,6 +279,12 @@ impl<O: Os> Reservation<O> {
         how: GiveBack,
     ) -> Result<(), BatchError> {
         let Some(first) = ranges.first() else { return Ok(()) };
+        if self.policy().source == Source::Object {
+            return Err(BatchError {
+                done: 0,
+                error: first.error(Operation::Unused, ErrorKind::View),
+            });
+        }
         let mut protection = None;
         let offset_of =
             |range: &PageRange| range.start.addr().wrapping_sub(self.start.addr().get());
@@ -489,6 +495,9 @@ impl<O: Os> Reservation<O> {
         call: impl Fn(PageRange, Page) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (first, end) = self.pages(operation, part)?;
+        if may_not_be_of_views(operation) && self.policy().source == Source::Object {
+            return Err(self.range(operation, part)?.error(operation, ErrorKind::View));
+        }
         let (states, shape) = (&self.entry().states, self.shape());
         let page_size = self.os.page_size();
         let range = |at: usize, end: usize| {
@@ -550,6 +559,8 @@ impl<O: Os> Reservation<O> {
     ) -> Error {
         let whole = match operation {
             _ if error.kind() == ErrorKind::Lost => false,
+            // Nothing was tried.
+            _ if error.kind() == ErrorKind::NotSupported => true,
             // A protection is changed mapping by mapping, and a limit may stop that half way.
             Operation::Fault | Operation::Protect | Operation::Guard => {
                 // SAFETY: the range is ours, allowed this before, and its user keeps others out.
@@ -575,6 +586,11 @@ impl<O: Os> Reservation<O> {
             }
         }
     }
+}
+
+/// Whether an operation has no meaning for views of objects, whose pages are the object's.
+fn may_not_be_of_views(operation: Operation) -> bool {
+    matches!(operation, Operation::Map | Operation::Unused | Operation::Guard)
 }
 
 /// Whether an operation has a meaning for guards. The others would take them away, or leave them

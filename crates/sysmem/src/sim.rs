@@ -29,10 +29,8 @@
 //! ```
 
 mod bsd;
-mod darwin;
 mod dragonfly;
 mod freebsd;
-mod illumos;
 mod linux;
 mod machine;
 mod mappings;
@@ -44,7 +42,6 @@ mod random;
 mod ranges;
 mod settings;
 mod shared;
-mod unix;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -66,10 +63,8 @@ use machine::Machine;
 use parking::{Clock, Parking};
 
 pub use bsd::Bsd;
-pub use darwin::Darwin;
 pub use dragonfly::DragonFly;
 pub use freebsd::FreeBsd;
-pub use illumos::Illumos;
 pub use linux::Linux;
 pub use mappings::{Attributes, Mapping, Totals};
 pub use netbsd::NetBsd;
@@ -229,7 +224,8 @@ impl<S: System> Simulated<S> {
 
     /// Bytes in memory: of pages that hold anything but zeros, or are locked.
     pub fn resident_bytes(&self) -> usize {
-        self.machine().resident() * self.inner.page_size
+        let machine = self.machine();
+        machine.resident_pages(machine.space()).len() * self.inner.page_size
     }
 
     /// What the page that holds `address` allows, `None` where nothing is mapped.

@@ -39,7 +39,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         for (_, inheritance) in INHERITANCES {
             for (executable, dumped) in [(false, true), (false, false), (true, true), (true, false)]
             {
-                let policy = Policy { executable, dumped, inheritance };
+                let policy = Policy { executable, dumped, inheritance, ..Policy::DEFAULT };
                 let options = ReserveOptions::new(self.page_size())
                     .executable(executable)
                     .dumped(dumped)

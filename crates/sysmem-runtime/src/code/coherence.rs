@@ -5,7 +5,7 @@
 /// # Safety
 ///
 /// Both ranges are mapped, and readable; they are of the same memory.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(any(target_vendor = "apple", windows))))]
 pub(super) unsafe fn make_coherent(written: *const u8, executed: *const u8, len: usize) {
     use core::arch::asm;
     let types: u64;
@@ -37,6 +37,33 @@ pub(super) unsafe fn make_coherent(written: *const u8, executed: *const u8, len:
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
+/// The same, by the system's own call.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(all(target_arch = "aarch64", target_vendor = "apple"))]
+pub(super) unsafe fn make_coherent(_written: *const u8, executed: *const u8, len: usize) {
+    unsafe extern "C" {
+        fn sys_icache_invalidate(start: *const core::ffi::c_void, len: usize);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { sys_icache_invalidate(executed.cast(), len) };
+}
+
+/// The same, by the system's own call.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(all(target_arch = "aarch64", windows))]
+pub(super) unsafe fn make_coherent(_written: *const u8, executed: *const u8, len: usize) {
+    use windows_sys::Win32::System::Diagnostics::Debug::FlushInstructionCache;
+    use windows_sys::Win32::System::Threading::GetCurrentProcess;
+    // SAFETY: the caller's promise.
+    unsafe { FlushInstructionCache(GetCurrentProcess(), executed.cast(), len) };
+}
+
 /// Nothing: x86 keeps its instruction cache coherent, also when memory is written through another
 /// address (Intel SDM volume 3, 8.1.3; there must be a serializing instruction, or a jump, before
 /// the new bytes are run).
@@ -63,6 +90,17 @@ pub(super) fn synchronize_threads() {
     }
 }
 
-/// Nothing: the system has no such call. Threads see the change at their next interrupt.
-#[cfg(not(target_os = "linux"))]
+/// Makes every thread of the process fetch instructions anew: interrupts every processor that runs
+/// one of them, and returning from an interrupt does that (Intel SDM volume 3, 8.3; Arm ARM,
+/// D1.4.4).
+#[cfg(windows)]
+pub(super) fn synchronize_threads() {
+    // SAFETY: takes no memory.
+    unsafe { windows_sys::Win32::System::Threading::FlushProcessWriteBuffers() };
+}
+
+/// Nothing: the system has no such call for every version that we run on. Threads see the change
+/// at their next interrupt. (FreeBSD has membarrier(2) since 14.1, and kills a process for a call
+/// that is not there.)
+#[cfg(not(any(target_os = "linux", windows)))]
 pub(super) fn synchronize_threads() {}

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 pub use super::unix::Kernel;
 use super::unix::{same, same_as};
-use crate::calls::{Kernel as Name, MachVm};
+use crate::calls::{Kernel as Name, MachVm, SwitchPerThread};
 use crate::os::bsd::INHERIT_COPY;
 use crate::os::unix::PROT_NONE;
 
@@ -18,7 +18,7 @@ pub(super) const NAME: Name = Name::Darwin;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 // Not held: MINCORE_PAGED_OUT, which the libc crate (0.2.191) lacks.
-same!(crate::os::darwin: MADV_FREE_REUSABLE, MADV_FREE_REUSE, RLIMIT_AS);
+same!(crate::os::darwin: MADV_FREE_REUSABLE, MADV_FREE_REUSE, MAP_JIT);
 same!(crate::os::darwin: KERN_NO_SPACE, KERN_RESOURCE_SHORTAGE);
 same!(crate::os::bsd: MINCORE_INCORE);
 same_as!(crate::os::bsd: INHERIT_SHARE = VM_INHERIT_SHARE, INHERIT_COPY = VM_INHERIT_COPY);
@@ -149,4 +149,35 @@ impl MachVm for Kernel {
         };
         (answer == libc::KERN_SUCCESS).then_some((start as usize, len as usize))
     }
+}
+
+/// macOS 11, the first on Apple silicon, has both functions; Intel's processors have no such
+/// switch, and the systems for smaller devices keep it from programs (<pthread.h>).
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+impl SwitchPerThread for Kernel {
+    fn switches_per_thread(&self) -> bool {
+        // SAFETY: asks only.
+        unsafe { pthread_jit_write_protect_supported_np() != 0 }
+    }
+
+    fn let_thread_write(&self, writable: bool) {
+        // SAFETY: changes what the calling thread may do with memory mapped with MAP_JIT.
+        unsafe { pthread_jit_write_protect_np(c_int::from(!writable)) };
+    }
+}
+
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+unsafe extern "C" {
+    fn pthread_jit_write_protect_supported_np() -> c_int;
+    fn pthread_jit_write_protect_np(enabled: c_int);
+}
+
+#[cfg(not(all(target_os = "macos", target_arch = "aarch64")))]
+impl SwitchPerThread for Kernel {
+    fn switches_per_thread(&self) -> bool {
+        false
+    }
+
+    /// Nothing: no memory is switched.
+    fn let_thread_write(&self, _writable: bool) {}
 }

@@ -1,12 +1,15 @@
 //! The running FreeBSD kernel.
 
+#[path = "freebsd/objects.rs"]
+mod objects;
+
 use core::ffi::{c_int, c_ulong};
 use core::ptr;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use super::unix::Kernel;
-use super::unix::{same, timespec};
+use super::unix::{done, last_error, same, same_errno, timespec};
 use crate::calls::Kernel as Name;
 
 /// The operating system that this program runs on. Zero-sized.
@@ -19,6 +22,7 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 same!(crate::os::freebsd: MAP_EXCL, MAP_NOCORE, MAP_ALIGNED_SUPER, MADV_FREE, MADV_NOCORE);
 same!(crate::os::freebsd: MADV_CORE, INHERIT_ZERO, RLIMIT_SWAP, KERN_PROC);
 same!(crate::os::bsd: INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, MINCORE_INCORE);
+same_errno!(crate::os::freebsd: ENOSYS, ECAPMODE);
 const _: () = assert!(crate::os::bsd::map_aligned(1 << 21) == libc::MAP_ALIGNED(21));
 
 pub(super) fn errno() -> c_int {

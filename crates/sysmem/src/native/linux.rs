@@ -31,7 +31,6 @@ same!(crate::os::linux: MADV_DONTNEED, MADV_FREE, MADV_DONTFORK, MADV_DOFORK, MA
 same!(crate::os::linux: MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK);
 same!(crate::os::linux: MADV_KEEPONFORK, MADV_DONTNEED_LOCKED, MADV_COLLAPSE);
 same!(crate::os::linux::huge: PR_SET_THP_DISABLE, PR_GET_THP_DISABLE);
-same!(crate::os::linux::capabilities: MAP_SHARED);
 // Not held: MADV_GUARD_INSTALL and MADV_GUARD_REMOVE, which the libc crate (0.2.191) lacks.
 same_errno!(crate::os::linux: ENOSYS);
 same_errno!(crate::os::linux::huge: ENOENT, EACCES, EROFS);

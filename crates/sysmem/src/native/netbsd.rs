@@ -7,8 +7,9 @@ use core::time::Duration;
 
 use super::slots::{Sleeper, Slots};
 pub use super::unix::Kernel;
-use super::unix::{same, same_as, timespec};
-use crate::calls::Kernel as Name;
+use super::unix::{last_error, same, same_as, timespec};
+use crate::Errno;
+use crate::calls::{Kernel as Name, Remap};
 
 /// The operating system that this program runs on. Zero-sized.
 pub type Native = crate::os::netbsd::NetBsd<Kernel>;
@@ -30,6 +31,16 @@ pub(super) fn errno() -> c_int {
 pub(super) fn set_errno(value: c_int) {
     // SAFETY: the C library's errno of this thread is always writable.
     unsafe { *libc::__errno() = value };
+}
+
+// SAFETY: the call is the kernel's own.
+unsafe impl Remap for Kernel {
+    unsafe fn map_again(&self, from: *mut u8, to: *mut u8, len: usize) -> Result<*mut u8, Errno> {
+        let flags = libc::MAP_REMAPDUP | libc::MAP_FIXED;
+        // SAFETY: the caller's promise. MAP_FIXED fails over what is there (mremap(2)).
+        let start = unsafe { libc::mremap(from.cast(), len, to.cast(), len, flags) };
+        if start == libc::MAP_FAILED { Err(last_error()) } else { Ok(start.cast()) }
+    }
 }
 
 /// A thread, which _lwp_park(2) puts to sleep. The kernel remembers an _lwp_unpark(2) that comes

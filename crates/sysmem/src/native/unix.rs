@@ -49,10 +49,16 @@ macro_rules! same_as {
 pub(super) use same;
 #[cfg(any(target_os = "netbsd", target_os = "openbsd", target_vendor = "apple"))]
 pub(super) use same_as;
-#[cfg(any(target_os = "linux", target_os = "illumos", target_os = "solaris"))]
+#[cfg(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "illumos",
+    target_os = "solaris"
+))]
 pub(super) use same_errno;
 
-same!(crate::os::unix: PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC, MAP_PRIVATE, MAP_FIXED);
+same!(crate::os::unix: PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC, MAP_SHARED, MAP_PRIVATE);
+same!(crate::os::unix: MAP_FIXED);
 same!(crate::os::unix: RLIMIT_DATA);
 same_errno!(crate::os::unix: EPERM, EBADF, ENOMEM, EEXIST, EINVAL);
 

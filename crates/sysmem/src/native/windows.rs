@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
 use windows_sys::Win32::Foundation::{
-    self as foundation, FILETIME, GetLastError, HANDLE, SetLastError,
+    self as foundation, CloseHandle, FILETIME, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
+    SetLastError,
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
 use windows_sys::Win32::System::Memory as memory;
@@ -25,7 +26,8 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::Errno;
 use crate::calls::{
-    AddressRequirements, Calls, Findings, Kernel as Name, Region, VirtualMemory, WorkingSetPage,
+    AddressRequirements, Calls, Findings, Kernel as Name, Region, Sections, VirtualMemory,
+    WorkingSetPage,
 };
 use crate::os::windows as numbers;
 
@@ -49,6 +51,7 @@ macro_rules! same_error {
 same!(MEM_COMMIT, MEM_RESERVE, MEM_DECOMMIT, MEM_RELEASE, MEM_RESET);
 same_error!(ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_INVALID_ADDRESS);
 same_error!(ERROR_NO_SYSTEM_RESOURCES, ERROR_COMMITMENT_LIMIT);
+same!(FILE_MAP_READ, FILE_MAP_WRITE, FILE_MAP_EXECUTE);
 same!(PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, PAGE_EXECUTE_READ);
 const _: () = assert!(size_of::<WorkingSetPage>() == size_of::<PSAPI_WORKING_SET_EX_INFORMATION>());
 
@@ -198,6 +201,54 @@ fn virtual_alloc_2() -> Option<VirtualAlloc2> {
 }
 
 // SAFETY: every call is the system's own.
+unsafe impl Sections for Kernel {
+    fn create_section(&self, len: usize) -> Result<usize, Errno> {
+        let protection = memory::PAGE_EXECUTE_READWRITE | memory::SEC_RESERVE;
+        let (high, low) = ((len as u64 >> 32) as u32, len as u32);
+        // SAFETY: no file, no attributes, no name: a new section of the paging file.
+        let section = unsafe {
+            memory::CreateFileMappingW(
+                INVALID_HANDLE_VALUE,
+                ptr::null(),
+                protection,
+                high,
+                low,
+                ptr::null(),
+            )
+        };
+        if section.is_null() { Err(last_error()) } else { Ok(section.expose_provenance()) }
+    }
+
+    fn close_section(&self, section: usize) {
+        // SAFETY: the handle is the caller's.
+        unsafe { CloseHandle(ptr::with_exposed_provenance_mut(section)) };
+    }
+
+    fn map_section(
+        &self,
+        section: usize,
+        offset: usize,
+        len: usize,
+        address: *mut u8,
+        access: u32,
+    ) -> Result<*mut u8, Errno> {
+        let (high, low) = ((offset as u64 >> 32) as u32, offset as u32);
+        // SAFETY: nothing is replaced by a view.
+        let view = unsafe {
+            memory::MapViewOfFileEx(
+                ptr::with_exposed_provenance_mut(section),
+                access,
+                high,
+                low,
+                len,
+                address.cast(),
+            )
+        };
+        if view.Value.is_null() { Err(last_error()) } else { Ok(view.Value.cast()) }
+    }
+}
+
+// SAFETY: every call is the system's own.
 unsafe impl VirtualMemory for Kernel {
     fn allocation_granularity(&self) -> usize {
         sizes().1
@@ -241,6 +292,12 @@ unsafe impl VirtualMemory for Kernel {
     unsafe fn virtual_free(&self, address: *mut u8, len: usize, kind: u32) -> Result<(), Errno> {
         // SAFETY: the caller's promise.
         done(unsafe { memory::VirtualFree(address.cast(), len, kind) })
+    }
+
+    unsafe fn unmap_view(&self, address: *mut u8) -> Result<(), Errno> {
+        let address = memory::MEMORY_MAPPED_VIEW_ADDRESS { Value: address.cast() };
+        // SAFETY: the caller's promise.
+        done(unsafe { memory::UnmapViewOfFile(address) })
     }
 
     unsafe fn virtual_protect(

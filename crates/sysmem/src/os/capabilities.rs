@@ -3,8 +3,10 @@
 mod elsewhere;
 
 use core::fmt;
+use core::ptr::{self, NonNull};
 
-use crate::{Error, Os, PageRange, Protection};
+use crate::os::ReserveOptions;
+use crate::{Error, ErrorKind, Operation, Os, PageRange, Protection};
 
 /// How a guard is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,12 +67,12 @@ pub unsafe trait Guards: Os {
     ) -> Result<(), Error>;
 }
 
-/// Memory that can be mapped at more than one address. Closed by
+/// Memory that can be seen at more than one address. Closed by
 /// [`close_object`](MemoryObjects::close_object), not by dropping it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MemoryObject {
-    /// What the system knows it by.
-    pub(crate) handle: i32,
+    /// What the system knows it by: a descriptor, a handle, or the address of its first mapping.
+    pub(crate) handle: usize,
     pub(crate) len: usize,
 }
 
@@ -86,8 +88,18 @@ impl MemoryObject {
     }
 }
 
-/// A system that has memory which can be mapped at more than one address: `memfd_create` (Linux
-/// 3.17).
+/// A system that may have memory which can be seen at more than one address:
+///
+/// | System | by |
+/// |---|---|
+/// | Linux (3.17) | `memfd_create` |
+/// | FreeBSD | `shm_open` with `SHM_ANON` |
+/// | NetBSD (8.0) | `mremap` with `MAP_REMAPDUP` |
+/// | Windows | sections of the paging file |
+///
+/// A view is a reservation as long as its object. Each page of it is Reserved, or Ready and shows
+/// the bytes of the object at the same offset. What a forked child has are views of the same
+/// memory, not of a copy.
 ///
 /// # Safety
 ///
@@ -99,11 +111,13 @@ pub unsafe trait MemoryObjects: Os {
     /// Ends the object. Its memory lives until no view of it is mapped.
     fn close_object(&self, object: MemoryObject);
 
-    /// Gives the memory of a part of the object back; in every view it is zero from then on.
+    /// Gives the memory of a part of the object back; what it holds from then on is unspecified.
+    /// `NotSupported` by FreeBSD before 14. On Windows the system takes the memory when it is
+    /// wanted, and the commit charge stays.
     ///
     /// # Safety
     ///
-    /// Nothing relies on these bytes.
+    /// Nothing relies on these bytes, and no page of a view shows them.
     unsafe fn discard_object(
         &self,
         object: &MemoryObject,
@@ -111,12 +125,22 @@ pub unsafe trait MemoryObjects: Os {
         len: usize,
     ) -> Result<(), Error>;
 
-    /// Reserved → Ready: shows the bytes of `object` from `offset` on. On failure the range is
-    /// still Reserved, or [`Lost`](crate::ErrorKind::Lost).
+    /// None → Reserved: address space for a view of the whole of `object`, whose length `options`
+    /// say again.
+    fn reserve_view(
+        &self,
+        options: &ReserveOptions,
+        object: &MemoryObject,
+    ) -> Result<NonNull<u8>, Error>;
+
+    /// Reserved → Ready: shows the bytes of `object` from `offset` on, which is where the range
+    /// lies in its view. On failure the range is still Reserved, or
+    /// [`Lost`](crate::ErrorKind::Lost). [`Os::fault`] with the policy of the view takes them out
+    /// of sight again; the object keeps them.
     ///
     /// # Safety
     ///
-    /// The range is Reserved and the caller's. From then on, it is mapped from objects only.
+    /// The range lies in a view of this object, is Reserved and the caller's.
     unsafe fn map_object(
         &self,
         range: PageRange,
@@ -124,6 +148,34 @@ pub unsafe trait MemoryObjects: Os {
         object: &MemoryObject,
         offset: usize,
     ) -> Result<(), Error>;
+}
+
+/// Refuses a part of an object that is not whole pages, or runs past its end.
+pub(crate) fn check_part(
+    operation: Operation,
+    object: &MemoryObject,
+    offset: usize,
+    len: usize,
+    page_size: usize,
+) -> Result<(), Error> {
+    let range = PageRange::new(ptr::without_provenance_mut(offset), len);
+    range.check(operation, page_size)?;
+    if offset.checked_add(len).is_none_or(|end| end > object.len) {
+        return Err(range.error(operation, ErrorKind::OutOfBounds { len: object.len }));
+    }
+    Ok(())
+}
+
+/// A system on which machine code can be made, in one of the ways that there are: views of an
+/// object, memory that each thread switches ([`Source::PerThread`](crate::os::Source::PerThread)),
+/// or [`Os::protect`].
+pub trait CodeMemory: MemoryObjects {
+    /// Lets the calling thread write to all memory that is switched per thread, or execute it. A
+    /// thread begins by executing. Nothing where no reservation can have that policy
+    /// ([`Os::supports`]).
+    fn let_thread_write(&self, writable: bool) {
+        let _ = writable;
+    }
 }
 
 /// A system that may be able to seal mappings: mseal(2), mimmutable(2).

@@ -8,32 +8,36 @@
 //!   rises. The resident set falls only when memory is wanted. Pages that cannot be written to are
 //!   refused; those are renewed, which gives back more than was asked for.
 //! - Reservations are made by `mach_vm_map`: its mask aligns without excess, and without
-//!   `VM_FLAGS_OVERWRITE` nothing is replaced.
+//!   `VM_FLAGS_OVERWRITE` nothing is replaced and a taken address has an answer of its own.
 //! - A refused fixed mapping leaves what was there: `vm_map_enter` puts it back.
-//! - Memory is overcommitted. `RLIMIT_AS` and `RLIMIT_DATA` are both held against the size of the
-//!   whole address space since macOS 12, and met like a taken address (KERN_NO_SPACE); before, they
-//!   were not enforced.
+//! - Memory is overcommitted, and resource limits on it are not enforced.
 //! - Superpages exist on Intel only, at allocation only (`VM_FLAGS_SUPERPAGE_SIZE_2MB`), and are
 //!   wired: no range is ever built out of them later.
+//! - On Apple silicon, memory mapped with `MAP_JIT` is writable or executable for each thread as
+//!   the thread says (`pthread_jit_write_protect_np`). It is reserved without access, made writable
+//!   and executable with the first `map`, and cannot be taken back to no access from then on; nor
+//!   is it ever mapped at an address of our choice, or in the place of another mapping. The
+//!   hardened runtime wants the entitlement `com.apple.security.cs.allow-jit` for it, and allows
+//!   other memory to become executable only with `allow-unsigned-executable-memory`.
 //! - No range can be left out of core dumps, and no forked child given zeros.
 
 use super::bsd::{self, ANONYMOUS, MINCORE_INCORE};
+use super::capabilities::CodeMemory;
 use super::unix::{
-    EINVAL, ENOMEM, Leaves, NotPlaced, PROT_EXEC, PROT_READ, PROT_WRITE, RLIMIT_DATA, Unix,
-    UnixRules, mincore_residency,
+    EINVAL, ENOMEM, Leaves, NotPlaced, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules, bits,
+    mincore_residency,
 };
-use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
-use crate::calls::{Kernel, MachVm, Mincore, Minherit, UnixCalls};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, Source, UnusedContract};
+use crate::calls::{Kernel, MachVm, Mincore, Minherit, SwitchPerThread, UnixCalls};
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
 
 // <sys/mman.h>, <mach/vm_statistics.h>, <mach/kern_return.h> of macOS 15.
+pub(crate) const MAP_JIT: i32 = 0x0800;
 pub(crate) const MADV_FREE_REUSABLE: i32 = 7;
 pub(crate) const MADV_FREE_REUSE: i32 = 8;
 pub(crate) const MINCORE_PAGED_OUT: u8 = 0x20;
 pub(crate) const VM_FLAGS_FIXED: i32 = 0;
 pub(crate) const VM_FLAGS_ANYWHERE: i32 = 1;
-/// <sys/resource.h>; it is also the number of `RLIMIT_RSS`.
-pub(crate) const RLIMIT_AS: i32 = 5;
 pub(crate) const KERN_NO_SPACE: i32 = 3;
 pub(crate) const KERN_RESOURCE_SHORTAGE: i32 = 6;
 
@@ -41,8 +45,8 @@ pub(crate) const KERN_RESOURCE_SHORTAGE: i32 = 6;
 pub type Darwin<K> = Unix<K, DarwinRules>;
 
 /// The calls that the Darwin backend is written against.
-pub trait DarwinCalls: UnixCalls + Mincore + Minherit + MachVm {}
-impl<K: UnixCalls + Mincore + Minherit + MachVm> DarwinCalls for K {}
+pub trait DarwinCalls: UnixCalls + Mincore + Minherit + MachVm + SwitchPerThread {}
+impl<K: UnixCalls + Mincore + Minherit + MachVm + SwitchPerThread> DarwinCalls for K {}
 
 /// What Darwin does in its own way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +65,21 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
     const TAKEN: Option<Errno> = None;
     const LAZY: i32 = MADV_FREE_REUSABLE;
 
+    fn policy_bits(policy: Policy) -> (i32, i32) {
+        (if policy.source == Source::PerThread { MAP_JIT } else { 0 }, 0)
+    }
+
+    fn switches_per_thread(kernel: &K) -> bool {
+        kernel.switches_per_thread()
+    }
+
+    fn access_bits(protection: Protection, policy: Policy) -> i32 {
+        match policy.source {
+            Source::PerThread => PROT_READ | PROT_WRITE | PROT_EXEC,
+            _ => bits(protection),
+        }
+    }
+
     fn supports(_kernel: &K, policy: Policy) -> bool {
         policy.dumped && policy.inheritance != Inheritance::Zeros
     }
@@ -78,15 +97,8 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         Leaves::Kept
     }
 
-    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
-        // mprotect(2) is never refused by a limit.
-        if matches!(operation, Operation::Map | Operation::Protect) {
-            return None;
-        }
-        let mut size = 0;
-        Self::mappings(kernel, &mut |start, end| size += (end - start) as u64)?;
-        let met = |resource| bsd::limit_met(kernel, resource, Some(size), len);
-        met(RLIMIT_AS).map(Limit::AddressSpace).or_else(|| met(RLIMIT_DATA).map(Limit::Data))
+    fn limit_behind(_kernel: &K, _operation: Operation, _len: usize) -> Option<Limit> {
+        None
     }
 
     fn reserve_anywhere(
@@ -96,6 +108,9 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         align: usize,
         policy: Policy,
     ) -> Result<*mut u8, Errno> {
+        if policy.source == Source::PerThread {
+            return os.reserve_and_trim(hint, len, align, policy);
+        }
         // The first free place from the hint upward.
         os.kernel.mach_vm_map(hint, len, align - 1, VM_FLAGS_ANYWHERE, maximum(policy)).map_err(
             |answer| match answer {
@@ -111,9 +126,13 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         len: usize,
         policy: Policy,
     ) -> Result<*mut u8, NotPlaced> {
+        if policy.source == Source::PerThread {
+            // With MAP_JIT, MAP_FIXED is refused (kern_mman.c): the address is a hint.
+            return os.map_at(address, len, policy);
+        }
         os.kernel.mach_vm_map(address, len, 0, VM_FLAGS_FIXED, maximum(policy)).map_err(|answer| {
             match answer {
-                KERN_NO_SPACE => NotPlaced::Unclear(ENOMEM),
+                KERN_NO_SPACE => NotPlaced::Taken,
                 KERN_RESOURCE_SHORTAGE => NotPlaced::Refused(ENOMEM),
                 _ => NotPlaced::Refused(EINVAL),
             }
@@ -150,12 +169,29 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         if how == GiveBack::Lazy {
             // SAFETY: the range is the caller's and its contents are forfeit.
             let given = unsafe { os.kernel.madvise(range.start, range.len, MADV_FREE_REUSABLE) };
-            if given.is_ok() {
-                return Ok(());
+            match given {
+                Ok(()) => return Ok(()),
+                // Mapped anew it would be plain memory.
+                Err(errno) if policy.source == Source::PerThread => {
+                    return Err(os.refused(Operation::Unused, range, errno));
+                }
+                Err(_) => {}
             }
+        } else if policy.source == Source::PerThread {
+            return Err(range.error(Operation::Unused, ErrorKind::NotSupported));
         }
         // SAFETY: as above.
         unsafe { os.renew(range, protection, policy) }
+    }
+
+    unsafe fn fault(os: &Darwin<K>, range: PageRange, policy: Policy) -> Result<(), Error> {
+        if policy.source == Source::PerThread {
+            // What was once writable and executable keeps that (vm_map.c, `vm_map_protect`), and
+            // what is mapped in its place is plain memory.
+            return Err(range.error(Operation::Fault, ErrorKind::NotSupported));
+        }
+        // SAFETY: the caller owns the range and gives its contents up.
+        unsafe { os.replace_by(Operation::Fault, range, Protection::NoAccess, policy) }
     }
 
     fn residency(
@@ -168,5 +204,11 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
             swapped: byte & MINCORE_PAGED_OUT != 0,
             ..PageResidency::default()
         })
+    }
+}
+
+impl<K: DarwinCalls> CodeMemory for Darwin<K> {
+    fn let_thread_write(&self, writable: bool) {
+        self.kernel.let_thread_write(writable);
     }
 }

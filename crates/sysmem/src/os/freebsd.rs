@@ -22,14 +22,16 @@
 //!   their size only then.
 
 use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID, MINCORE_INCORE, RLIMIT_AS};
+use super::capabilities::CodeMemory;
+use super::unix::objects::ObjectsByDescriptor;
 use super::unix::{
-    EINVAL, ENOMEM, Leaves, MAP_FIXED, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules,
+    EINVAL, ENOMEM, Leaves, MAP_FIXED, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules, bits,
     mincore_residency,
 };
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
-use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
+use crate::calls::{Kernel, Mincore, Minherit, SharedMemory, Sysctl, SysctlByName, UnixCalls};
 use crate::huge::{HugePageControl, HugePages, Mode, Scope};
-use crate::{Errno, Error, ErrorKind, Limit, Operation, Os};
+use crate::{Errno, Error, ErrorKind, Limit, Operation, Os, Protection};
 
 // <sys/mman.h>, <sys/resource.h>, <sys/sysctl.h> of FreeBSD 14.5.
 pub(crate) const MAP_EXCL: i32 = 0x4000;
@@ -43,6 +45,9 @@ pub(crate) const INHERIT_ZERO: i32 = 3;
 pub(crate) const MINCORE_SUPER: u8 = 0x60;
 pub(crate) const RLIMIT_SWAP: i32 = 12;
 pub(crate) const KERN_PROC: i32 = 14;
+/// <sys/errno.h>.
+pub(crate) const ENOSYS: Errno = Errno(78);
+pub(crate) const ECAPMODE: Errno = Errno(94);
 /// `PROT_MAX(PROT_READ | PROT_WRITE | PROT_EXEC)`.
 pub(crate) const PROT_MAX_ALL: i32 = (PROT_READ | PROT_WRITE | PROT_EXEC) << 16;
 
@@ -218,6 +223,18 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
         })
     }
 }
+
+impl ObjectsByDescriptor for FreeBsdRules {
+    /// A jail or capability mode may forbid it; fspacectl(2) is there since 14.
+    const WITHOUT: &'static [Errno] = &[ENOSYS, ECAPMODE];
+
+    /// Each view says what it may ever allow: with `vm.imply_prot_max` it would be so in any case.
+    fn maximum(protection: Protection) -> i32 {
+        bits(protection) << 16
+    }
+}
+
+impl<K: FreeBsdCalls + SharedMemory> CodeMemory for FreeBsd<K> {}
 
 /// The boot loader's names of the switch: x86's, and that of arm64 (sys/arm64/arm64/pmap.c).
 const SUPERPAGES: [(&core::ffi::CStr, &str); 2] = [

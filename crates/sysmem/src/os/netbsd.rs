@@ -11,13 +11,19 @@
 //! - No flag fails over a taken address: `MAP_TRYFIXED` puts the mapping elsewhere (seen on 7.0).
 //! - `MADV_FREE` answers EBUSY for wired pages, with nothing dropped (seen on 7.0). The error is
 //!   passed on: an eager giving back takes wired pages.
+//! - Memory is seen at more than one address by mapping it again, with mremap(2) and
+//!   `MAP_REMAPDUP` (8.0).
 //! - There are no superpages for programs, and no way out of a core dump but an `RLIMIT_CORE`.
 
+mod objects;
+
 use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID, MINCORE_INCORE, RLIMIT_AS};
-use super::unix::{Leaves, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules, mincore_residency};
-use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
+use super::unix::{
+    Leaves, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, Unix, UnixRules, mincore_residency,
+};
+use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, Source, UnusedContract};
 use crate::calls::{Kernel, Mincore, Minherit, Sysctl, UnixCalls};
-use crate::{Errno, ErrorKind, Limit, Operation};
+use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
 
 // <sys/mman.h> and <sys/sysctl.h> of NetBSD 10.1.
 pub(crate) const MAP_NORESERVE: i32 = 0x40;
@@ -105,6 +111,17 @@ impl<K: NetBsdCalls> UnixRules<K> for NetBsdRules {
         };
         // SAFETY: nothing is replaced.
         unsafe { os.map_reserved(hint, len, flags, policy) }
+    }
+
+    unsafe fn fault(os: &NetBsd<K>, range: PageRange, policy: Policy) -> Result<(), Error> {
+        if policy.source == Source::Object {
+            // A view stays a mapping of its object, out of sight.
+            // SAFETY: the range is the caller's and nothing accesses it.
+            return unsafe { os.kernel.mprotect(range.start, range.len, PROT_NONE) }
+                .map_err(|errno| os.refused(Operation::Fault, range, errno));
+        }
+        // SAFETY: the caller owns the range and gives its contents up.
+        unsafe { os.replace_by(Operation::Fault, range, Protection::NoAccess, policy) }
     }
 
     fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {

@@ -1,6 +1,7 @@
 //! What every Unix does in the same way: the operations on top of mmap(2), munmap(2), mprotect(2)
 //! and madvise(2). What a system does in a way of its own is its [`UnixRules`].
 
+pub(crate) mod objects;
 mod placing;
 mod replacing;
 
@@ -13,7 +14,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::calls::{Kernel, Mincore, UnixCalls, time_and_parking};
 use crate::os::{
     BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
-    ReserveOptions, UnusedContract,
+    ReserveOptions, Source, UnusedContract,
 };
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection, Registry};
 
@@ -22,6 +23,7 @@ pub(crate) const PROT_NONE: i32 = 0;
 pub(crate) const PROT_READ: i32 = 1;
 pub(crate) const PROT_WRITE: i32 = 2;
 pub(crate) const PROT_EXEC: i32 = 4;
+pub(crate) const MAP_SHARED: i32 = 0x01;
 pub(crate) const MAP_PRIVATE: i32 = 0x02;
 pub(crate) const MAP_FIXED: i32 = 0x10;
 pub(crate) const RLIMIT_DATA: i32 = 2;
@@ -98,6 +100,19 @@ pub trait UnixRules<K: UnixCalls>:
 
     /// Whether memory can have this policy.
     fn supports(kernel: &K, policy: Policy) -> bool;
+
+    /// Whether threads switch memory between writable and executable for themselves.
+    fn switches_per_thread(kernel: &K) -> bool {
+        let _ = kernel;
+        false
+    }
+
+    /// What mprotect(2) is told to make memory of this policy accessible.
+    #[inline(always)]
+    fn access_bits(protection: Protection, policy: Policy) -> i32 {
+        let _ = policy;
+        bits(protection)
+    }
 
     /// Gives fresh memory what [`policy_bits`](UnixRules::policy_bits) could not.
     ///
@@ -390,7 +405,13 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
     }
 
     fn supports(&self, policy: Policy) -> bool {
-        R::supports(&self.kernel, policy)
+        let source = match policy.source {
+            Source::Anonymous => true,
+            // Such a reservation is made with its object.
+            Source::Object => false,
+            Source::PerThread => R::switches_per_thread(&self.kernel),
+        };
+        source && R::supports(&self.kernel, policy)
     }
 
     fn registry(&self) -> &Registry {
@@ -435,7 +456,9 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
             return unsafe { self.replace_by(Operation::Map, range, protection, policy) };
         }
         // SAFETY: the range is the caller's, and Reserved: nothing relies on its access.
-        let mapped = unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) };
+        let mapped = unsafe {
+            self.kernel.mprotect(range.start, range.len, R::access_bits(protection, policy))
+        };
         mapped.map_err(|errno| {
             // Over several mappings mprotect may have changed the first of them; putting those
             // back joins mappings and needs none.

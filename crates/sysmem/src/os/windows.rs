@@ -21,7 +21,11 @@
 //!   thread may come between, so that is tried a few times.
 //! - Large pages need the privilege `SeLockMemoryPrivilege`, must be committed when they are
 //!   reserved, and are never paged: no range is ever built out of them later.
+//! - Memory is seen at more than one address by sections of the paging file, whose views are mapped
+//!   whole: no view can take the place of a part of a reservation.
 //! - There is no fork.
+
+mod sections;
 
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
@@ -29,7 +33,7 @@ use core::ptr::{self, NonNull};
 use super::nearest::{ADDRESS_END, NearestPlace};
 use super::{
     Contents, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
-    ReserveOptions, ResidentFalls, UnusedContract,
+    ReserveOptions, ResidentFalls, Source, UnusedContract,
 };
 use crate::calls::{AddressRequirements, Kernel, VirtualMemory, WorkingSetPage, time_and_parking};
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection, Registry};
@@ -50,9 +54,15 @@ pub(crate) const ERROR_INVALID_ADDRESS: Errno = Errno(487);
 pub(crate) const ERROR_NO_SYSTEM_RESOURCES: Errno = Errno(1450);
 pub(crate) const ERROR_COMMITMENT_LIMIT: Errno = Errno(1455);
 
+pub(crate) const FILE_MAP_WRITE: u32 = 0x02;
+pub(crate) const FILE_MAP_READ: u32 = 0x04;
+pub(crate) const FILE_MAP_EXECUTE: u32 = 0x20;
+
 /// Bits of `PSAPI_WORKING_SET_EX_BLOCK`.
 const VALID: usize = 1;
 const LARGE_PAGE: usize = 1 << 23;
+
+const ABOVE_4_GIB: usize = 1 << 32;
 
 /// How often a place that was found free is tried for before another thread has it.
 const TRIES: usize = 8;
@@ -147,13 +157,14 @@ impl<K: VirtualMemory> Windows<K> {
         answer
     }
 
-    /// Reserves in the free place closest to `address`.
-    fn reserve_near(
+    /// Takes the free place closest to `address`, with what takes an address.
+    fn take_near(
         &self,
         address: usize,
         distance: usize,
         len: usize,
         align: usize,
+        take: &dyn Fn(usize) -> Result<*mut u8, Errno>,
     ) -> Result<*mut u8, ErrorKind> {
         for _ in 0..TRIES {
             let mut nearest = NearestPlace::new(address, distance, len, align);
@@ -168,7 +179,7 @@ impl<K: VirtualMemory> Windows<K> {
                 at = end;
             }
             let place = nearest.place().ok_or(ErrorKind::NoPlace)?;
-            match self.reserve_at(place, len) {
+            match take(place) {
                 Ok(start) => return Ok(start),
                 // Another thread was faster.
                 Err(ERROR_INVALID_ADDRESS) => {}
@@ -176,6 +187,17 @@ impl<K: VirtualMemory> Windows<K> {
             }
         }
         Err(ErrorKind::NoPlace)
+    }
+
+    /// Takes a place above the first 4 GiB.
+    fn take_high(
+        &self,
+        len: usize,
+        align: usize,
+        take: &dyn Fn(usize) -> Result<*mut u8, Errno>,
+    ) -> Result<*mut u8, ErrorKind> {
+        let middle = ABOVE_4_GIB + (ADDRESS_END - ABOVE_4_GIB) / 2;
+        self.take_near(middle, middle - ABOVE_4_GIB, len, align, take)
     }
 
     fn place(&self, options: &ReserveOptions, align: usize) -> Result<*mut u8, ErrorKind> {
@@ -196,10 +218,10 @@ impl<K: VirtualMemory> Windows<K> {
                 errno => ErrorKind::System(errno),
             }),
             Placement::Near { address, distance } => {
-                self.reserve_near(address, distance, len, align)
+                self.take_near(address, distance, len, align, &|place| self.reserve_at(place, len))
             }
             Placement::High => {
-                let lowest = 1 << 32;
+                let lowest = ABOVE_4_GIB;
                 let requirements = AddressRequirements { lowest, align };
                 match self.kernel.reserve_where(requirements, len) {
                     Some(Ok(start)) if start.addr() < lowest => {
@@ -209,8 +231,7 @@ impl<K: VirtualMemory> Windows<K> {
                     Some(answer) => return answer.map_err(ErrorKind::System),
                     None => {}
                 }
-                let middle = lowest + (ADDRESS_END - lowest) / 2;
-                self.reserve_near(middle, middle - lowest, len, align)
+                self.take_high(len, align, &|place| self.reserve_at(place, len))
             }
         }
     }
@@ -244,7 +265,9 @@ unsafe impl<K: VirtualMemory> Os for Windows<K> {
     }
 
     fn supports(&self, policy: Policy) -> bool {
-        policy.dumped && policy.inheritance == Inheritance::Copy
+        policy.source == Source::Anonymous
+            && policy.dumped
+            && policy.inheritance == Inheritance::Copy
     }
 
     fn registry(&self) -> &Registry {
@@ -323,11 +346,17 @@ unsafe impl<K: VirtualMemory> Os for Windows<K> {
             .map_err(|errno| self.refused(Operation::Unused, range, errno))
     }
 
-    unsafe fn fault(&self, range: PageRange, _policy: Policy) -> Result<(), Error> {
+    unsafe fn fault(&self, range: PageRange, policy: Policy) -> Result<(), Error> {
         range.check(Operation::Fault, self.kernel.page_size())?;
-        // SAFETY: the caller owns the range and gives its contents up.
-        unsafe { self.kernel.virtual_free(range.start, range.len, MEM_DECOMMIT) }
-            .map_err(|errno| self.refused(Operation::Fault, range, errno))
+        let PageRange { start, len } = range;
+        let faulted = match policy.source {
+            // Pages of a section are not decommitted; the view goes on without access.
+            // SAFETY: the caller owns the range, and nothing accesses it.
+            Source::Object => unsafe { self.kernel.virtual_protect(start, len, PAGE_NOACCESS) },
+            // SAFETY: the caller owns the range and gives its contents up.
+            _ => unsafe { self.kernel.virtual_free(start, len, MEM_DECOMMIT) },
+        };
+        faulted.map_err(|errno| self.refused(Operation::Fault, range, errno))
     }
 
     unsafe fn free(&self, range: PageRange) -> Result<(), Error> {
@@ -335,6 +364,9 @@ unsafe impl<K: VirtualMemory> Os for Windows<K> {
         // The length must be zero: the system knows what it reserved here.
         // SAFETY: the caller's promise.
         unsafe { self.kernel.virtual_free(range.start, 0, MEM_RELEASE) }
+            // What is no reservation of VirtualAlloc's may be a view of a section.
+            // SAFETY: as above.
+            .or_else(|errno| unsafe { self.kernel.unmap_view(range.start) }.map_err(|_| errno))
             .map_err(|errno| self.refused(Operation::Free, range, errno))
     }
 

@@ -3,10 +3,12 @@
 use core::mem::ManuallyDrop;
 
 use super::{Plan, Reservation};
-use crate::os::PageRange;
-use crate::os::capabilities::{GuardMechanism, Guards, MemoryObject, MemoryObjects, Sealing};
+use crate::os::capabilities::{
+    CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, Sealing,
+};
+use crate::os::{PageRange, Policy, ReserveOptions, Source};
 use crate::state_map::Page;
-use crate::{Error, ErrorKind, Operation, Protection, State};
+use crate::{Account, Error, ErrorKind, Operation, Protection, State};
 
 impl<O: Guards> Reservation<O> {
     /// Ready → Reserved, by the cheapest means the system has, and marked as a guard: contents are
@@ -107,8 +109,29 @@ impl<O: Guards> Reservation<O> {
 }
 
 impl<O: MemoryObjects> Reservation<O> {
-    /// Reserved → Ready: shows the bytes of `object` from `object_offset` on. From then on the
-    /// range is mapped from objects only, not by [`map`](Reservation::map).
+    /// None → Reserved: takes address space from `os` for a view of the whole of `object`, whose
+    /// length `options` say again. Its pages become Ready by
+    /// [`map_object`](Reservation::map_object), and Reserved again by
+    /// [`fault`](Reservation::fault), which leaves what they showed in the object; other
+    /// operations on their states are refused.
+    #[track_caller]
+    pub fn reserve_view_in(
+        os: O,
+        options: ReserveOptions,
+        account: &'static Account,
+        object: &MemoryObject,
+    ) -> Result<Reservation<O>, Error> {
+        let room = os.registry().room(&os)?;
+        let start = os.reserve_view(&options, object)?;
+        let policy = Policy { source: Source::Object, ..options.policy };
+        let entry = room.enter(start, options.len, policy, Page::RESERVED, account);
+        account.obtain(State::Reserved, options.len);
+        os.registry().remember(Operation::Reserve, PageRange::new(start.as_ptr(), options.len));
+        Ok(Reservation { os, entry, start, len: options.len, account })
+    }
+
+    /// Reserved → Ready: shows the bytes of `object`, of which the reservation is a view, at the
+    /// same offset.
     #[track_caller]
     pub fn map_object(
         &mut self,
@@ -116,9 +139,14 @@ impl<O: MemoryObjects> Reservation<O> {
         len: usize,
         protection: Protection,
         object: &MemoryObject,
-        object_offset: usize,
     ) -> Result<(), Error> {
         self.may_have(Operation::MapObject, (offset, len), protection)?;
+        if self.policy().source != Source::Object {
+            let kind = ErrorKind::NotSupported;
+            return Err(self
+                .range(Operation::MapObject, (offset, len))?
+                .error(Operation::MapObject, kind));
+        }
         self.apply(
             Operation::MapObject,
             (offset, len),
@@ -127,10 +155,36 @@ impl<O: MemoryObjects> Reservation<O> {
                 found => Plan::Refuse(ErrorKind::WrongState { found }),
             },
             |range, _| {
-                let into = range.start.addr() - self.start.addr().get() - offset;
+                let into = range.start.addr() - self.start.addr().get();
                 // SAFETY: the range is ours and Reserved, `&mut self` keeps others out.
-                unsafe { self.os.map_object(range, protection, object, object_offset + into) }
+                unsafe { self.os.map_object(range, protection, object, into) }
             },
+        )
+    }
+}
+
+impl<O: CodeMemory> Reservation<O> {
+    /// Ready → Ready with another protection in the books only, for memory that threads switch for
+    /// themselves ([`Source::PerThread`]): what each may do with it is what it says itself.
+    #[track_caller]
+    pub fn protect_per_thread(
+        &mut self,
+        offset: usize,
+        len: usize,
+        protection: Protection,
+    ) -> Result<(), Error> {
+        if self.policy().source != Source::PerThread {
+            let range = self.range(Operation::Protect, (offset, len))?;
+            return Err(range.error(Operation::Protect, ErrorKind::NotSupported));
+        }
+        self.apply(
+            Operation::Protect,
+            (offset, len),
+            |page| match page.state() {
+                State::Ready => Plan::Become(Page::new(State::Ready, protection)),
+                found => Plan::Refuse(ErrorKind::WrongState { found }),
+            },
+            |_, _| Ok(()),
         )
     }
 }

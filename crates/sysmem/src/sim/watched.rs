@@ -8,9 +8,8 @@ use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, NameMapping, PageSizes,
-    ProcessControl, ProcessMadvise, ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls,
-    WriteFiles, time_and_parking,
+    Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessControl, ProcessMadvise,
+    ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -31,9 +30,6 @@ pub enum Call {
     WriteFile { path: CString, bytes: Vec<u8> },
     ProcessControl { option: i32, argument: usize },
     Minherit { address: usize, len: usize, inherit: i32 },
-    Memcntl { address: usize, len: usize, command: i32, page_size: usize },
-    PageSizes,
-    MachVmMap { address: usize, len: usize, mask: usize, flags: i32, maximum: i32 },
     Sysctl { mib: Vec<i32> },
     SysctlByName { name: CString },
 }
@@ -354,47 +350,6 @@ unsafe impl<K: Minherit, W: Watch> Minherit for Watched<K, W> {
         let call = Call::Minherit { address: address.addr(), len, inherit };
         // SAFETY: the caller's promise.
         self.pass(call, || unsafe { self.kernel.minherit(address, len, inherit) }, no_number)
-    }
-}
-
-// SAFETY: as for `Calls`.
-unsafe impl<K: Memcntl, W: Watch> Memcntl for Watched<K, W> {
-    unsafe fn memcntl(
-        &self,
-        address: *mut u8,
-        len: usize,
-        command: i32,
-        page_size: usize,
-    ) -> Result<(), Errno> {
-        let call = Call::Memcntl { address: address.addr(), len, command, page_size };
-        // SAFETY: the caller's promise.
-        let run = || unsafe { self.kernel.memcntl(address, len, command, page_size) };
-        self.pass(call, run, no_number)
-    }
-}
-
-impl<K: PageSizes, W: Watch> PageSizes for Watched<K, W> {
-    fn page_sizes(&self, sizes: &mut [usize]) -> Result<usize, Errno> {
-        self.pass(Call::PageSizes, || self.kernel.page_sizes(sizes), |&count| count)
-    }
-}
-
-impl<K: MachVm, W: Watch> MachVm for Watched<K, W> {
-    fn mach_vm_map(
-        &self,
-        address: usize,
-        len: usize,
-        mask: usize,
-        flags: i32,
-        maximum: i32,
-    ) -> Result<*mut u8, i32> {
-        let call = Call::MachVmMap { address, len, mask, flags, maximum };
-        let run = || self.kernel.mach_vm_map(address, len, mask, flags, maximum).map_err(Errno);
-        self.pass(call, run, address_of).map_err(|answer| answer.0)
-    }
-
-    fn mach_vm_region(&self, address: usize) -> Option<(usize, usize)> {
-        self.kernel.mach_vm_region(address)
     }
 }
 

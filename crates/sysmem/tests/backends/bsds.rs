@@ -204,7 +204,8 @@ fn freebsd_tells_a_taken_address_from_exhaustion() {
 #[test]
 fn freebsd_keeps_policies_through_every_mapping() {
     let os = freebsd(0);
-    let policy = Policy { executable: true, dumped: false, inheritance: Inheritance::Zeros };
+    let policy =
+        Policy { executable: true, dumped: false, inheritance: Inheritance::Zeros, ..PLAIN };
     let options =
         ReserveOptions::new(LEN).executable(true).dumped(false).inheritance(Inheritance::Zeros);
     os.reserve(&options).unwrap();

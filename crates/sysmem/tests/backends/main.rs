@@ -4,6 +4,7 @@
 
 mod bsds;
 mod contracts;
+mod objects;
 mod others;
 mod scripted;
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use sysmem::Errno;
 use sysmem::calls::{
     AddressRequirements, Calls, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, PageSizes,
-    Region, Sysctl, SysctlByName, UnixCalls, VirtualMemory, WorkingSetPage,
+    Region, Remap, Sections, SwitchPerThread, Sysctl, SysctlByName, UnixCalls, VirtualMemory,
+    WorkingSetPage,
 };
 
 pub const PAGE: usize = 4096;
@@ -30,6 +31,12 @@ pub enum Asked {
     ReserveWhere(usize, usize, usize),
     VirtualFree(usize, usize, u32),
     VirtualProtect(usize, usize, u32),
+    MapAgain(usize, usize, usize),
+    CreateSection(usize),
+    CloseSection(usize),
+    MapSection(usize, usize, usize, usize, u32),
+    UnmapView(usize),
+    LetThreadWrite(bool),
 }
 
 /// What a call answers in place of success.
@@ -277,6 +284,10 @@ unsafe impl<S: Speaks> VirtualMemory for Scripted<S> {
         self.ask(Asked::VirtualFree(address.addr(), len, kind), 0).map(drop)
     }
 
+    unsafe fn unmap_view(&self, address: *mut u8) -> Result<(), Errno> {
+        self.ask(Asked::UnmapView(address.addr()), 0).map(drop)
+    }
+
     unsafe fn virtual_protect(
         &self,
         address: *mut u8,
@@ -309,5 +320,46 @@ unsafe impl<S: Speaks> VirtualMemory for Scripted<S> {
 
     fn commit_limit(&self) -> Option<u64> {
         Some(3 << 30)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<S: Speaks> Remap for Scripted<S> {
+    unsafe fn map_again(&self, from: *mut u8, to: *mut u8, len: usize) -> Result<*mut u8, Errno> {
+        self.ask(Asked::MapAgain(from.addr(), to.addr(), len), to.addr()).map(pointer)
+    }
+}
+
+impl<S: Speaks> SwitchPerThread for Scripted<S> {
+    fn switches_per_thread(&self) -> bool {
+        self.modern
+    }
+
+    fn let_thread_write(&self, writable: bool) {
+        let _ = self.ask(Asked::LetThreadWrite(writable), 0);
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<S: Speaks> Sections for Scripted<S> {
+    fn create_section(&self, len: usize) -> Result<usize, Errno> {
+        self.ask(Asked::CreateSection(len), 0x5ec)
+    }
+
+    fn close_section(&self, section: usize) {
+        let _ = self.ask(Asked::CloseSection(section), 0);
+    }
+
+    fn map_section(
+        &self,
+        section: usize,
+        offset: usize,
+        len: usize,
+        address: *mut u8,
+        access: u32,
+    ) -> Result<*mut u8, Errno> {
+        let address = address.addr();
+        self.ask(Asked::MapSection(section, offset, len, address, access), placed(address))
+            .map(pointer)
     }
 }

@@ -67,8 +67,14 @@ fn policy() -> impl Strategy<Value = Policy> {
         1 => Just(Inheritance::Nothing),
         1 => Just(Inheritance::Zeros),
     ];
-    (any::<bool>(), prop::bool::weighted(0.7), inheritance)
-        .prop_map(|(executable, dumped, inheritance)| Policy { executable, dumped, inheritance })
+    (any::<bool>(), prop::bool::weighted(0.7), inheritance).prop_map(
+        |(executable, dumped, inheritance)| Policy {
+            executable,
+            dumped,
+            inheritance,
+            ..Policy::DEFAULT
+        },
+    )
 }
 
 pub fn operation() -> impl Strategy<Value = Operation> {

@@ -1,17 +1,24 @@
-//! The systems for which little but protection is at hand: guards are `PROT_NONE`, and the rest is
-//! not there, or not used yet: FreeBSD's `SHM_ANON`, NetBSD's `MAP_REMAPDUP`, Windows's sections.
+//! What some systems do not have: guards are `PROT_NONE` there, and the rest is refused.
+//!
+//! No memory object without a name in some file system: OpenBSD (shm_open(3) makes a file in /tmp),
+//! DragonFly, illumos, and Darwin, where mach_vm_remap would do and the hardened runtime refuses it.
 //!
 //! FreeBSD's `MAP_GUARD` is not used: `mprotect` on such a mapping succeeds and does nothing, and
 //! taking it away is a fixed mapping, which may be refused and leave a hole.
 
+use core::ptr::NonNull;
+
 use super::{
-    GuardMechanism, Guards, Mappings, MemoryObject, MemoryObjects, Sealing, SystemMapping,
+    CodeMemory, GuardMechanism, Guards, Mappings, MemoryObject, MemoryObjects, Sealing,
+    SystemMapping,
 };
 use crate::calls::VirtualMemory;
 use crate::huge::{HugePageControl, HugePages, Scope};
 use crate::os::unix::Unix;
 use crate::os::windows::Windows;
-use crate::os::{Os, PageRange, darwin, dragonfly, freebsd, illumos, netbsd, openbsd};
+use crate::os::{
+    Os, PageRange, ReserveOptions, darwin, dragonfly, freebsd, illumos, netbsd, openbsd,
+};
 use crate::{Error, ErrorKind, Operation, Protection};
 
 macro_rules! elsewhere {
@@ -35,6 +42,16 @@ macro_rules! elsewhere {
             }
         }
 
+        impl<$($generics)*> Mappings for $system {
+            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
+                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
+            }
+        }
+    )*};
+}
+
+macro_rules! without_objects {
+    ($([$($generics:tt)*] $system:ty;)*) => {$(
         // SAFETY: there are no objects, so all views of one agree.
         unsafe impl<$($generics)*> MemoryObjects for $system {
             fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
@@ -52,6 +69,14 @@ macro_rules! elsewhere {
                 Err(Error::new(Operation::DiscardObject, offset, len, ErrorKind::NotSupported))
             }
 
+            fn reserve_view(
+                &self,
+                options: &ReserveOptions,
+                _object: &MemoryObject,
+            ) -> Result<NonNull<u8>, Error> {
+                Err(Error::new(Operation::Reserve, 0, options.len(), ErrorKind::NotSupported))
+            }
+
             unsafe fn map_object(
                 &self,
                 range: PageRange,
@@ -60,12 +85,6 @@ macro_rules! elsewhere {
                 _offset: usize,
             ) -> Result<(), Error> {
                 Err(range.error(Operation::MapObject, ErrorKind::NotSupported))
-            }
-        }
-
-        impl<$($generics)*> Mappings for $system {
-            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
-                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
             }
         }
     )*};
@@ -118,6 +137,17 @@ elsewhere! {
     [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
     [K: VirtualMemory] Windows<K>;
 }
+
+without_objects! {
+    [K: openbsd::OpenBsdCalls] Unix<K, openbsd::OpenBsdRules>;
+    [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
+    [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
+    [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
+}
+
+impl<K: openbsd::OpenBsdCalls> CodeMemory for Unix<K, openbsd::OpenBsdRules> {}
+impl<K: dragonfly::DragonFlyCalls> CodeMemory for Unix<K, dragonfly::DragonFlyRules> {}
+impl<K: illumos::IllumosCalls> CodeMemory for Unix<K, illumos::IllumosRules> {}
 
 unsealed! {
     [K: freebsd::FreeBsdCalls] Unix<K, freebsd::FreeBsdRules>;

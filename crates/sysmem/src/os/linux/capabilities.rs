@@ -1,23 +1,20 @@
 //! Guards, memory objects, sealing and the list of mappings.
 
-use core::ptr;
-
 use super::{ENOSYS, Linux, LinuxCalls, LinuxRules, give_back};
 use crate::calls::{Seal, SharedMemory};
 use crate::os::capabilities::{
-    GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects, Sealing,
-    SystemMapping,
+    CodeMemory, GuardMechanism, Guards, MappingKind, Mappings, Sealing, SystemMapping,
 };
-use crate::os::unix::{EINVAL, EPERM, MAP_FIXED, NotPlaced, PROT_NONE, UnixRules, bits};
-use crate::os::{GiveBack, PageRange, Policy};
+use crate::os::unix::objects::ObjectsByDescriptor;
+use crate::os::unix::{EINVAL, EPERM, PROT_NONE, bits};
+use crate::os::{GiveBack, PageRange};
 use crate::usage::linux as proc;
-use crate::{Error, ErrorKind, Operation, Protection};
+use crate::{Errno, Error, ErrorKind, Operation, Protection};
 
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 /// Nothing, on every kernel so far.
 const NO_SUCH_ADVICE: i32 = 0x7ead;
-pub(crate) const MAP_SHARED: i32 = 1;
 
 // SAFETY: a marker faults until it is removed (madvise(2)), and so does PROT_NONE.
 unsafe impl<K: LinuxCalls> Guards for Linux<K> {
@@ -68,76 +65,12 @@ unsafe impl<K: LinuxCalls> Guards for Linux<K> {
     }
 }
 
-// SAFETY: shared mappings of one file show the same bytes (mmap(2)).
-unsafe impl<K: LinuxCalls + SharedMemory> MemoryObjects for Linux<K> {
-    fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
-        let range = PageRange::new(ptr::null_mut(), len);
-        range.check(Operation::CreateObject, self.kernel.page_size())?;
-        match self.kernel.create_memory(c"sysmem", len) {
-            Ok(handle) => Ok(MemoryObject { handle, len }),
-            // Before 3.17, or forbidden by a sandbox.
-            Err(ENOSYS | EPERM) => {
-                Err(range.error(Operation::CreateObject, ErrorKind::NotSupported))
-            }
-            Err(errno) => Err(range.error(Operation::CreateObject, ErrorKind::System(errno))),
-        }
-    }
-
-    fn close_object(&self, object: MemoryObject) {
-        self.kernel.close_memory(object.handle);
-    }
-
-    unsafe fn discard_object(
-        &self,
-        object: &MemoryObject,
-        offset: usize,
-        len: usize,
-    ) -> Result<(), Error> {
-        let range = PageRange::new(ptr::without_provenance_mut(offset), len);
-        range.check(Operation::DiscardObject, self.kernel.page_size())?;
-        self.kernel
-            .discard_memory(object.handle, offset as u64, len)
-            .map_err(|errno| range.error(Operation::DiscardObject, ErrorKind::System(errno)))
-    }
-
-    unsafe fn map_object(
-        &self,
-        range: PageRange,
-        protection: Protection,
-        object: &MemoryObject,
-        offset: usize,
-    ) -> Result<(), Error> {
-        let page_size = self.kernel.page_size();
-        range.check(Operation::MapObject, page_size)?;
-        if offset & (page_size - 1) != 0 {
-            let kind = ErrorKind::Unaligned { multiple: page_size };
-            return Err(range.error(Operation::MapObject, kind));
-        }
-        if offset.checked_add(range.len).is_none_or(|end| end > object.len) {
-            let kind = ErrorKind::OutOfBounds { len: object.len };
-            return Err(range.error(Operation::MapObject, kind));
-        }
-        // SAFETY: the range is the caller's, and Reserved.
-        let mapped = unsafe {
-            self.kernel.mmap_memory(
-                range.start,
-                range.len,
-                bits(protection),
-                MAP_SHARED | MAP_FIXED,
-                object.handle,
-                offset as u64,
-            )
-        };
-        let Err(errno) = mapped else { return Ok(()) };
-        // As in `replace`: the mapping that failed may have removed what was there.
-        let policy = Policy { executable: true, ..Policy::DEFAULT };
-        match <LinuxRules as UnixRules<K>>::reserve_at(self, range.start.addr(), range.len, policy)
-        {
-            Ok(_) | Err(NotPlaced::Taken) => Err(self.refused(Operation::MapObject, range, errno)),
-            Err(_) => Err(range.error(Operation::MapObject, ErrorKind::Lost)),
-        }
-    }
+impl ObjectsByDescriptor for LinuxRules {
+    /// Before 3.17, or forbidden by a sandbox.
+    const WITHOUT: &'static [Errno] = &[ENOSYS, EPERM];
 }
+
+impl<K: LinuxCalls + SharedMemory> CodeMemory for Linux<K> {}
 
 // SAFETY: mseal(2).
 unsafe impl<K: LinuxCalls + Seal> Sealing for Linux<K> {

@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use super::{EINVAL, ENOMEM, NotPlaced, PROT_NONE, Unix, UnixRules};
 use crate::calls::UnixCalls;
 use crate::os::nearest::{ADDRESS_END, NearestPlace};
-use crate::os::{PageRange, Placement, Policy, ReserveOptions};
+use crate::os::{Os, PageRange, Placement, Policy, ReserveOptions};
 use crate::{Errno, Error, ErrorKind, Operation};
 
 impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
@@ -258,7 +258,7 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         if !align.is_power_of_two() || align > ADDRESS_END {
             return Err(range.error(Operation::Reserve, ErrorKind::BadAlignment));
         }
-        if !R::supports(&self.kernel, policy) {
+        if !self.supports(policy) {
             return Err(range.error(Operation::Reserve, ErrorKind::NotSupported));
         }
         let fail = |kind| self.failed(Operation::Reserve, range, kind);
