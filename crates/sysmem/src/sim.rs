@@ -29,8 +29,10 @@
 //! ```
 
 mod bsd;
+mod darwin;
 mod dragonfly;
 mod freebsd;
+mod illumos;
 mod linux;
 mod machine;
 mod mappings;
@@ -42,6 +44,7 @@ mod random;
 mod ranges;
 mod settings;
 mod shared;
+mod unix;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -63,10 +66,12 @@ use machine::Machine;
 use parking::{Clock, Parking};
 
 pub use bsd::Bsd;
+pub use darwin::Darwin;
 pub use dragonfly::DragonFly;
 pub use freebsd::FreeBsd;
+pub use illumos::Illumos;
 pub use linux::Linux;
-pub use mappings::{Attributes, Mapping, Totals};
+pub use mappings::{Attributes, Jit, Mapping, Totals};
 pub use netbsd::NetBsd;
 pub use openbsd::OpenBsd;
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
@@ -224,8 +229,7 @@ impl<S: System> Simulated<S> {
 
     /// Bytes in memory: of pages that hold anything but zeros, or are locked.
     pub fn resident_bytes(&self) -> usize {
-        let machine = self.machine();
-        machine.resident_pages(machine.space()).len() * self.inner.page_size
+        self.machine().resident() * self.inner.page_size
     }
 
     /// What the page that holds `address` allows, `None` where nothing is mapped.

@@ -1,10 +1,11 @@
 //! Limits really refuse, the error names the one that did, and nothing has changed.
 
+use sysmem::os::darwin::Darwin;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Backing, Call, Faulty, Overcommit, Settings, Simulated, Traced};
+use sysmem::sim::{self, Backing, Call, Faulty, Overcommit, Settings, Simulated, Traced};
 use sysmem::{
-    Account, Errno, Error, ErrorKind, GiveBack, Limit, Os, PageRange, Protection, Reservation,
-    ReserveOptions, State,
+    Account, Errno, Error, ErrorKind, GiveBack, Limit, Os, PageRange, Placement, Protection,
+    Reservation, ReserveOptions, State,
 };
 
 const PAGE: usize = 4096;
@@ -317,4 +318,30 @@ fn fault_takes_access_away_before_it_gives_memory_back() {
     assert_eq!(calls[last..], [protect, advise]);
     let locked = |call: &Call| matches!(call, Call::Madvise { advice: MADV_DONTNEED_LOCKED, .. });
     assert_eq!(traced.count(locked), 0);
+}
+
+#[test]
+fn a_limit_of_darwin_is_not_mistaken_for_a_taken_address() {
+    let limit = 32 * PAGE as u64;
+    for (settings, expected) in [
+        (Settings { address_space_limit: limit, ..Settings::heap(256 * PAGE) }, {
+            Limit::AddressSpace(limit)
+        }),
+        (Settings { data_limit: limit, ..Settings::heap(256 * PAGE) }, Limit::Data(limit)),
+    ] {
+        let kernel = Simulated::<sim::Darwin>::start(settings);
+        let os = Darwin::new(kernel.clone());
+        let kept = os.reserve(&ReserveOptions::new(16 * PAGE)).unwrap();
+        let place = |at| ReserveOptions::new(17 * PAGE).placement(Placement::At(at));
+        let free = kernel.space().start;
+        assert!(free + 17 * PAGE <= kept.addr().get());
+        assert_eq!(limit_of(os.reserve(&place(free)).unwrap_err()), Some(expected));
+        kernel.set(|settings| {
+            settings.address_space_limit = u64::MAX;
+            settings.data_limit = u64::MAX;
+        });
+        let taken = os.reserve(&place(kept.addr().get())).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::Taken);
+        assert_eq!(os.reserve(&place(free)).unwrap().addr().get(), free);
+    }
 }

@@ -18,7 +18,7 @@ pub(super) const NAME: Name = Name::Darwin;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 // Not held: MINCORE_PAGED_OUT, which the libc crate (0.2.191) lacks.
-same!(crate::os::darwin: MADV_FREE_REUSABLE, MADV_FREE_REUSE, MAP_JIT);
+same!(crate::os::darwin: MADV_FREE_REUSABLE, MADV_FREE_REUSE, RLIMIT_AS, MAP_JIT);
 same!(crate::os::darwin: KERN_NO_SPACE, KERN_RESOURCE_SHORTAGE);
 same!(crate::os::bsd: MINCORE_INCORE);
 same_as!(crate::os::bsd: INHERIT_SHARE = VM_INHERIT_SHARE, INHERIT_COPY = VM_INHERIT_COPY);

@@ -8,9 +8,11 @@
 //!   rises. The resident set falls only when memory is wanted. Pages that cannot be written to are
 //!   refused; those are renewed, which gives back more than was asked for.
 //! - Reservations are made by `mach_vm_map`: its mask aligns without excess, and without
-//!   `VM_FLAGS_OVERWRITE` nothing is replaced and a taken address has an answer of its own.
+//!   `VM_FLAGS_OVERWRITE` nothing is replaced.
 //! - A refused fixed mapping leaves what was there: `vm_map_enter` puts it back.
-//! - Memory is overcommitted, and resource limits on it are not enforced.
+//! - Memory is overcommitted. `RLIMIT_AS` and `RLIMIT_DATA` are both held against the size of the
+//!   whole address space since macOS 12, and met like a taken address (KERN_NO_SPACE); before, they
+//!   were not enforced.
 //! - Superpages exist on Intel only, at allocation only (`VM_FLAGS_SUPERPAGE_SIZE_2MB`), and are
 //!   wired: no range is ever built out of them later.
 //! - On Apple silicon, memory mapped with `MAP_JIT` is writable or executable for each thread as
@@ -24,8 +26,8 @@
 use super::bsd::{self, ANONYMOUS, MINCORE_INCORE};
 use super::capabilities::CodeMemory;
 use super::unix::{
-    EINVAL, ENOMEM, Leaves, NotPlaced, PROT_EXEC, PROT_READ, PROT_WRITE, Unix, UnixRules, bits,
-    mincore_residency,
+    EINVAL, ENOMEM, Leaves, NotPlaced, PROT_EXEC, PROT_READ, PROT_WRITE, RLIMIT_DATA, Unix,
+    UnixRules, bits, mincore_residency,
 };
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, Source, UnusedContract};
 use crate::calls::{Kernel, MachVm, Mincore, Minherit, SwitchPerThread, UnixCalls};
@@ -38,6 +40,8 @@ pub(crate) const MADV_FREE_REUSE: i32 = 8;
 pub(crate) const MINCORE_PAGED_OUT: u8 = 0x20;
 pub(crate) const VM_FLAGS_FIXED: i32 = 0;
 pub(crate) const VM_FLAGS_ANYWHERE: i32 = 1;
+/// <sys/resource.h>; it is also the number of `RLIMIT_RSS`.
+pub(crate) const RLIMIT_AS: i32 = 5;
 pub(crate) const KERN_NO_SPACE: i32 = 3;
 pub(crate) const KERN_RESOURCE_SHORTAGE: i32 = 6;
 
@@ -97,8 +101,15 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         Leaves::Kept
     }
 
-    fn limit_behind(_kernel: &K, _operation: Operation, _len: usize) -> Option<Limit> {
-        None
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
+        // mprotect(2) is never refused by a limit.
+        if matches!(operation, Operation::Map | Operation::Protect) {
+            return None;
+        }
+        let mut size = 0;
+        Self::mappings(kernel, &mut |start, end| size += (end - start) as u64)?;
+        let met = |resource| bsd::limit_met(kernel, resource, Some(size), len);
+        met(RLIMIT_AS).map(Limit::AddressSpace).or_else(|| met(RLIMIT_DATA).map(Limit::Data))
     }
 
     fn reserve_anywhere(
@@ -132,7 +143,7 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         }
         os.kernel.mach_vm_map(address, len, 0, VM_FLAGS_FIXED, maximum(policy)).map_err(|answer| {
             match answer {
-                KERN_NO_SPACE => NotPlaced::Taken,
+                KERN_NO_SPACE => NotPlaced::Unclear(ENOMEM),
                 KERN_RESOURCE_SHORTAGE => NotPlaced::Refused(ENOMEM),
                 _ => NotPlaced::Refused(EINVAL),
             }

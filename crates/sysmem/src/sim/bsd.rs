@@ -7,20 +7,17 @@ use std::ops::Range;
 
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
+use super::unix::{MAP_SHARED, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Minherit};
 use crate::os::bsd::{INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, MAP_ANON, RLIMIT_AS};
-use crate::os::unix::{
-    EINVAL, ENOMEM, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, RLIMIT_DATA,
-};
+use crate::os::unix::{EINVAL, ENOMEM, MAP_PRIVATE, RLIMIT_DATA};
 use crate::{Errno, Inheritance, Protection};
 
-pub(super) const MAP_SHARED: i32 = 1;
 pub(super) const EACCES: Errno = Errno(13);
 pub(super) const EFAULT: Errno = Errno(14);
 pub(super) const ENOENT: Errno = Errno(2);
 pub(super) const EAGAIN: Errno = Errno(35);
-pub(super) const PROT_ALL: i32 = PROT_READ | PROT_WRITE | PROT_EXEC;
 pub(super) const RLIMIT_MEMLOCK: i32 = 6;
 /// Advice that changes nothing here: MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED; and, on every
 /// BSD, MADV_DONTNEED, which keeps contents (seen on all).
@@ -130,7 +127,7 @@ impl<B: Bsd> System for B {
             return Ok(());
         }
         let answers = B::ANSWERS;
-        if !is_mapped(machine, &range) {
+        if !machine.is_mapped(&range) {
             return Err(answers.lock_hole);
         }
         let parts = machine.mappings.inside(range.clone());
@@ -149,7 +146,7 @@ impl<B: Bsd> System for B {
         }
         for part in parts {
             let attributes = Attributes { locked, ..part.attributes.clone() };
-            change(machine, &part, attributes);
+            machine.alter(&part, attributes);
         }
         Ok(())
     }
@@ -174,7 +171,7 @@ impl<B: Bsd> UnixSystem for B {
         if !is_user::<B>(machine, &range) {
             return Err(EINVAL);
         }
-        if !is_mapped(machine, &range) {
+        if !machine.is_mapped(&range) {
             B::ANSWERS.munmap_hole?;
         }
         machine.own("munmap", &range);
@@ -191,7 +188,7 @@ impl<B: Bsd> UnixSystem for B {
         // To ask may have changed what the parts are.
         for part in machine.mappings.inside(range) {
             if let Some(attributes) = attributed(&part.attributes, bits) {
-                change(machine, &part, attributes);
+                machine.alter(&part, attributes);
             }
         }
         Ok(())
@@ -215,14 +212,14 @@ impl<B: Bsd> UnixSystem for B {
             return Ok(());
         }
         machine.own("madvise", &range);
-        if !is_mapped(machine, &range) {
+        if !machine.is_mapped(&range) {
             answers.madvise_hole?;
         }
         let parts = machine.mappings.inside(range);
         if let Some(dumped) = dumped {
             for part in &parts {
                 let attributes = Attributes { dumped: dumped == 1, ..part.attributes.clone() };
-                change(machine, part, attributes);
+                machine.alter(part, attributes);
             }
         }
         if advice == answers.free {
@@ -266,14 +263,10 @@ pub(super) fn mincore<B: Bsd>(
     residency: &mut [u8],
 ) -> Result<(), Errno> {
     let range = outward(machine, address, len).ok_or(ENOMEM)?;
-    if !is_mapped(machine, &range) {
+    if !machine.is_mapped(&range) {
         B::ANSWERS.mincore_hole?;
     }
-    let start = range.start;
-    residency[..range.len() / machine.page_size()].fill(0);
-    for page in machine.resident_pages(range) {
-        residency[(page - start) / machine.page_size()] = B::mincore_byte(machine, page);
-    }
+    machine.tell_resident(range, residency, |page| B::mincore_byte(machine, page));
     Ok(())
 }
 
@@ -281,34 +274,30 @@ pub(super) fn mincore<B: Bsd>(
 unsafe impl<B: Bsd> Minherit for Simulated<B> {
     unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
         let machine = &mut *self.call();
-        let inheritance = match inherit {
-            INHERIT_SHARE => Inheritance::Share,
-            INHERIT_COPY => Inheritance::Copy,
-            INHERIT_NONE => Inheritance::Nothing,
-            number if B::ANSWERS.inherit_zeros == Some(number) => Inheritance::Zeros,
-            _ => return Err(EINVAL),
-        };
+        let inheritance = inheritance(inherit, B::ANSWERS.inherit_zeros).ok_or(EINVAL)?;
         let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
-        machine.own("minherit", &range);
-        // Holes are passed over (seen on all).
-        let parts = machine.mappings.inside(range);
-        B::may_inherit(&parts, inheritance)?;
-        for part in parts {
-            let attributes = Attributes { inheritance, ..part.attributes.clone() };
-            change(machine, &part, attributes);
-        }
+        B::may_inherit(&machine.mappings.inside(range.clone()), inheritance)?;
+        inherit_range(machine, range, inheritance);
         Ok(())
     }
 }
 
-/// What the bits of mmap(2) allow; writing is never without reading.
-pub(super) fn protection(bits: i32) -> Protection {
-    match bits & PROT_ALL {
-        PROT_NONE => Protection::NoAccess,
-        PROT_READ => Protection::ReadOnly,
-        bits if bits & PROT_WRITE == 0 => Protection::ReadExecute,
-        bits if bits & PROT_EXEC == 0 => Protection::ReadWrite,
-        bits => panic!("no simulated kernel has memory for protection {bits:#x}"),
+/// What a number of minherit(2) means, with the system's own for zeros.
+pub(super) fn inheritance(number: i32, zeros: Option<i32>) -> Option<Inheritance> {
+    match number {
+        INHERIT_SHARE => Some(Inheritance::Share),
+        INHERIT_COPY => Some(Inheritance::Copy),
+        INHERIT_NONE => Some(Inheritance::Nothing),
+        number => (zeros == Some(number)).then_some(Inheritance::Zeros),
+    }
+}
+
+/// Changes what a child gets of a range. Holes are passed over (seen on all BSDs; `vm_map_inherit`
+/// of Darwin).
+pub(super) fn inherit_range(machine: &mut Machine, range: Range<usize>, inheritance: Inheritance) {
+    machine.own("minherit", &range);
+    for part in machine.mappings.inside(range) {
+        machine.alter(&part, Attributes { inheritance, ..part.attributes.clone() });
     }
 }
 
@@ -330,18 +319,6 @@ pub(super) fn is_user<B: Bsd>(machine: &Machine, range: &Range<usize>) -> bool {
     inside(&B::USER) || machine.has(range)
 }
 
-/// Whether the range has no hole.
-pub(super) fn is_mapped(machine: &Machine, range: &Range<usize>) -> bool {
-    let parts = machine.mappings.inside(range.clone());
-    parts.iter().map(Mapping::len).sum::<usize>() == range.len()
-}
-
-/// Changes a part of a mapping where there is no limit on mappings.
-pub(super) fn change(machine: &mut Machine, part: &Mapping, attributes: Attributes) {
-    let changed = machine.change(part, attributes, usize::MAX);
-    changed.expect("there is no limit on mappings");
-}
-
 /// Attributes of a new mapping: shared anonymous memory differs from private by what a forked
 /// child gets of it. (Seen on all: with neither flag it is private.)
 pub(super) fn attributes(machine: &Machine, bits: i32, flags: i32) -> Attributes {
@@ -352,11 +329,6 @@ pub(super) fn attributes(machine: &Machine, bits: i32, flags: i32) -> Attributes
         attributes.inheritance = Inheritance::Share;
     }
     attributes
-}
-
-/// Bytes of the process in memory.
-pub(super) fn resident_pages(machine: &Machine) -> usize {
-    machine.resident_pages(machine.space()).len()
 }
 
 /// A structure of the kernel's, zero but for some fields.

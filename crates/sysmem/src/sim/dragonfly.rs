@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use super::Simulated;
-use super::bsd::{self, Answers, Attributed, Bsd, PROT_ALL};
+use super::bsd::{self, Answers, Attributed, Bsd};
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::Mapping;
+use super::unix::PROT_ALL;
 use crate::Errno;
 use crate::calls::{Kernel, Mincore};
 use crate::os::dragonfly::{

@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::vec::Vec;
 
 use super::Simulated;
-use super::bsd::{
-    self, Answers, Attributed, Bsd, EACCES, ENOENT, MAP_SHARED, PROCESS, PROT_ALL, protection,
-};
+use super::bsd::{self, Answers, Attributed, Bsd, EACCES, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
+use super::unix::{MAP_SHARED, PROT_ALL, protection};
 use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON};
 use crate::os::freebsd::{
@@ -260,7 +259,7 @@ fn charge_object(machine: &mut Machine, part: &Mapping) -> Result<(), Errno> {
     }
     for part in together {
         let attributes = Attributes { charged: true, ..part.attributes.clone() };
-        bsd::change(machine, &part, attributes);
+        machine.alter(&part, attributes);
     }
     Ok(())
 }
@@ -279,7 +278,7 @@ impl Sysctl for Simulated<FreeBsd> {
         }
         // struct kinfo_proc: ki_size at 256 in bytes, ki_rssize at 264 in pages.
         let size = (size(machine) as u64).to_ne_bytes();
-        let resident = (bsd::resident_pages(machine) as u64).to_ne_bytes();
+        let resident = (machine.resident() as u64).to_ne_bytes();
         bsd::answer(value, 1088, &[(256, &size), (264, &resident)])
     }
 

@@ -14,6 +14,7 @@ use std::vec::Vec;
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
+use super::unix::protection;
 use super::{System, UnixSystem};
 use crate::calls::Kernel;
 use crate::os::linux::huge::{PR_GET_THP_DISABLE, PR_SET_THP_DISABLE};
@@ -111,16 +112,6 @@ mod since {
 }
 
 const PAGE_NAME_MAX: usize = 80;
-
-fn protection(bits: i32) -> Protection {
-    match bits {
-        PROT_NONE => Protection::NoAccess,
-        PROT_READ => Protection::ReadOnly,
-        bits if bits & !(PROT_READ | PROT_EXEC) == 0 => Protection::ReadExecute,
-        bits if bits & !(PROT_READ | PROT_WRITE) == 0 => Protection::ReadWrite,
-        bits => panic!("the simulated Linux has no rule for protection {bits:#x}"),
-    }
-}
 
 fn whole(machine: &Machine, address: usize, len: usize) -> Result<Range<usize>, Errno> {
     // mm/madvise.c, mm/mprotect.c: the address must be aligned, the length is rounded up.
@@ -474,15 +465,10 @@ pub(super) fn mincore(
 ) -> Result<(), Errno> {
     // mincore(2): EINVAL unaligned, ENOMEM over a hole.
     let range = whole(machine, address, len)?;
-    let mapped: usize = machine.mappings.inside(range.clone()).iter().map(Mapping::len).sum();
-    if mapped != range.len() {
+    if !machine.is_mapped(&range) {
         return Err(ENOMEM);
     }
-    let npages = range.len() / machine.page_size();
-    residency[..npages].fill(0);
-    for page in machine.resident_pages(range) {
-        residency[(page - address) / machine.page_size()] = 1;
-    }
+    machine.tell_resident(range, residency, |_| 1);
     Ok(())
 }
 
@@ -546,7 +532,7 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
             // proc_pid_statm(5): size, resident, shared, text, lib, data, dt, in pages.
             let pages = |bytes: usize| bytes / machine.page_size();
             let size = pages(machine.mappings.totals().mapped);
-            let resident = machine.resident_pages(machine.space()).len();
+            let resident = machine.resident();
             let data = pages(machine.mappings.totals().writable);
             writeln!(text, "{size} {resident} 0 0 0 {data} 0")
         }

@@ -9,6 +9,7 @@ use std::vec::Vec;
 use super::mappings::{Attributes, Mapping, Mappings, TooMany};
 use super::memory::{LARGEST_PAGE, Memory};
 use super::random::Random;
+use super::ranges::Ranges;
 use super::settings::{Backing, LazilyFreed, Settings};
 use crate::{Errno, Inheritance, Protection};
 
@@ -24,6 +25,10 @@ pub struct Machine {
     /// Whether huge pages are switched off for the process, and when the machine builds them.
     pub(crate) huge_pages_off: bool,
     pub(crate) huge_page_mode: &'static str,
+    /// What the process is not judged by, however resident it is: reusable memory of Darwin.
+    pub(crate) reusable: Ranges,
+    /// Whether the thread of a Darwin process writes to memory for a JIT now.
+    pub(crate) jit_writable: bool,
     memory: Memory,
     /// The last that [`object`](Machine::object) gave out.
     objects: u64,
@@ -66,6 +71,8 @@ impl Machine {
             starve_replacement: false,
             huge_pages_off: false,
             huge_page_mode: "madvise",
+            reusable: Ranges::default(),
+            jit_writable: false,
             memory,
             objects: 0,
             now: 0,
@@ -154,6 +161,12 @@ impl Machine {
     pub(crate) fn has(&self, range: &Range<usize>) -> bool {
         let space = self.space();
         space.start <= range.start && range.end <= space.end
+    }
+
+    /// Whether a range has no hole.
+    pub(crate) fn is_mapped(&self, range: &Range<usize>) -> bool {
+        let parts = self.mappings.inside(range.clone());
+        parts.iter().map(Mapping::len).sum::<usize>() == range.len()
     }
 
     /// A free range of that length, aligned: where the seed says.
@@ -302,6 +315,7 @@ impl Machine {
         for part in self.mappings.inside(range.clone()) {
             self.memory.remove(part.start..part.end, part.attributes.protection);
         }
+        self.reusable.remove(range.clone());
         self.mappings.remove(range);
     }
 
@@ -341,6 +355,12 @@ impl Machine {
         self.mappings.change(range.clone(), attributes, most)?;
         self.memory.protect(range, part.attributes.protection, to);
         Ok(())
+    }
+
+    /// Gives a part of one mapping other attributes, where there is no limit on mappings.
+    pub(crate) fn alter(&mut self, part: &Mapping, attributes: Attributes) {
+        let changed = self.change(part, attributes, usize::MAX);
+        changed.expect("there is no limit on mappings");
     }
 
     /// Drops what a part of one mapping holds.
@@ -392,6 +412,25 @@ impl Machine {
             }
         }
         pages
+    }
+
+    /// Fills in one byte a page of a range: `byte` for what is in memory, 0 for the rest.
+    pub(crate) fn tell_resident(
+        &self,
+        range: Range<usize>,
+        residency: &mut [u8],
+        byte: impl Fn(usize) -> u8,
+    ) {
+        let start = range.start;
+        residency[..range.len() / self.page_size()].fill(0);
+        for page in self.resident_pages(range) {
+            residency[(page - start) / self.page_size()] = byte(page);
+        }
+    }
+
+    /// Pages of the process that are in memory.
+    pub(crate) fn resident(&self) -> usize {
+        self.resident_pages(self.space()).len()
     }
 
     /// Whether a part of a mapping holds anything but zeros.

@@ -13,6 +13,17 @@ use std::vec::Vec;
 use crate::os::unix::{PROT_EXEC, PROT_READ, PROT_WRITE};
 use crate::{Inheritance, Protection};
 
+/// Whether a mapping is memory that threads switch between writable and executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jit {
+    /// No.
+    No,
+    /// It will be, and allows nothing yet.
+    Reserved,
+    /// It is, for good.
+    Switched,
+}
+
 /// Everything about a mapping but where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
@@ -36,6 +47,8 @@ pub struct Attributes {
     pub dumped: bool,
     /// A FreeBSD guard (`MAP_GUARD`), which nothing makes accessible.
     pub guard: bool,
+    /// Memory for a JIT on Darwin (`MAP_JIT`).
+    pub jit: Jit,
     /// What was mapped by one call, where the kernel charges it as one.
     pub object: u64,
     /// Another part of the process made it: whoever changes it through the table of calls has
@@ -57,6 +70,7 @@ impl Attributes {
             inheritance: Inheritance::Copy,
             dumped: true,
             guard: false,
+            jit: Jit::No,
             object: 0,
             foreign: false,
         }

@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::Simulated;
-use super::bsd::{
-    self, Answers, Attributed, Bsd, EACCES, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL,
-};
+use super::bsd::{self, Answers, Attributed, Bsd, EACCES, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::Mapping;
+use super::unix::{MAP_SHARED, PROT_ALL};
 use crate::Errno;
 use crate::calls::{Kernel, Mincore, Sysctl};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
@@ -161,7 +160,7 @@ impl Sysctl for Simulated<NetBsd> {
         }
         // struct kinfo_proc2: p_vm_rssize at 432, p_vm_vsize at 664, in pages.
         let size = (machine.mappings.totals().mapped / machine.page_size()) as u64;
-        let resident = bsd::resident_pages(machine) as u32;
+        let resident = machine.resident() as u32;
         bsd::answer(value, LEN, &[(432, &resident.to_ne_bytes()), (664, &size.to_ne_bytes())])
     }
 

@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::Simulated;
-use super::bsd::{
-    self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, MAP_SHARED, PROCESS, PROT_ALL,
-};
+use super::bsd::{self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::Mapping;
+use super::unix::{MAP_SHARED, PROT_ALL};
 use crate::calls::{Kernel, Sysctl};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::openbsd::{KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE};
@@ -155,7 +154,7 @@ impl Sysctl for Simulated<OpenBsd> {
             return Err(ENOENT);
         }
         // struct kinfo_proc: p_vm_rssize at 384 and p_vm_dsize at 392, in pages (<sys/sysctl.h>).
-        let resident = bsd::resident_pages(machine) as u32;
+        let resident = machine.resident() as u32;
         let data = (machine.mappings.totals().accessible / machine.page_size()) as u32;
         bsd::answer(value, LEN, &[(384, &resident.to_ne_bytes()), (392, &data.to_ne_bytes())])
     }

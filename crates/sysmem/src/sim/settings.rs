@@ -95,6 +95,11 @@ pub struct Settings {
     pub imply_prot_max: bool,
     /// PaX MPROTECT of NetBSD: memory never allows more than it was mapped with or to be.
     pub pax_mprotect: bool,
+    /// Whether anonymous memory may become executable that was not mapped so: not under SELinux
+    /// without `execmem`, nor in the hardened runtime of Darwin without an entitlement.
+    pub executable_anonymous: bool,
+    /// Whether a program may map memory for a JIT on Darwin.
+    pub allow_jit: bool,
     /// `kern.elf64.aslr.enable` of FreeBSD: a hint is where to begin, not where to be.
     pub aslr: bool,
     /// When lazily freed pages lose their contents.
@@ -132,6 +137,8 @@ impl Settings {
             short_counts: false,
             imply_prot_max: true,
             pax_mprotect: true,
+            executable_anonymous: true,
+            allow_jit: true,
             aslr: true,
             lazily_freed: LazilyFreed::Adversarial,
             scattered: true,

@@ -8,8 +8,9 @@ use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, Mincore, Minherit, NameMapping, ProcessControl, ProcessMadvise,
-    ResourceUsage, Resources, Sysctl, SysctlByName, UnixCalls, WriteFiles, time_and_parking,
+    Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, NameMapping, PageSizes,
+    ProcessControl, ProcessMadvise, ResourceUsage, Resources, SwitchPerThread, Sysctl,
+    SysctlByName, UnixCalls, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -30,6 +31,9 @@ pub enum Call {
     WriteFile { path: CString, bytes: Vec<u8> },
     ProcessControl { option: i32, argument: usize },
     Minherit { address: usize, len: usize, inherit: i32 },
+    Memcntl { address: usize, len: usize, command: i32, page_size: usize },
+    PageSizes,
+    MachVmMap { address: usize, len: usize, mask: usize, flags: i32, maximum: i32 },
     Sysctl { mib: Vec<i32> },
     SysctlByName { name: CString },
 }
@@ -353,6 +357,47 @@ unsafe impl<K: Minherit, W: Watch> Minherit for Watched<K, W> {
     }
 }
 
+// SAFETY: as for `Calls`.
+unsafe impl<K: Memcntl, W: Watch> Memcntl for Watched<K, W> {
+    unsafe fn memcntl(
+        &self,
+        address: *mut u8,
+        len: usize,
+        command: i32,
+        page_size: usize,
+    ) -> Result<(), Errno> {
+        let call = Call::Memcntl { address: address.addr(), len, command, page_size };
+        // SAFETY: the caller's promise.
+        let run = || unsafe { self.kernel.memcntl(address, len, command, page_size) };
+        self.pass(call, run, no_number)
+    }
+}
+
+impl<K: PageSizes, W: Watch> PageSizes for Watched<K, W> {
+    fn page_sizes(&self, sizes: &mut [usize]) -> Result<usize, Errno> {
+        self.pass(Call::PageSizes, || self.kernel.page_sizes(sizes), |&count| count)
+    }
+}
+
+impl<K: MachVm, W: Watch> MachVm for Watched<K, W> {
+    fn mach_vm_map(
+        &self,
+        address: usize,
+        len: usize,
+        mask: usize,
+        flags: i32,
+        maximum: i32,
+    ) -> Result<*mut u8, i32> {
+        let call = Call::MachVmMap { address, len, mask, flags, maximum };
+        let run = || self.kernel.mach_vm_map(address, len, mask, flags, maximum).map_err(Errno);
+        self.pass(call, run, address_of).map_err(|answer| answer.0)
+    }
+
+    fn mach_vm_region(&self, address: usize) -> Option<(usize, usize)> {
+        self.kernel.mach_vm_region(address)
+    }
+}
+
 impl<K: Sysctl, W: Watch> Sysctl for Watched<K, W> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
         let call = Call::Sysctl { mib: mib.into() };
@@ -368,5 +413,15 @@ impl<K: SysctlByName, W: Watch> SysctlByName for Watched<K, W> {
     fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
         let call = Call::SysctlByName { name: name.into() };
         self.pass(call, || self.kernel.sysctl_by_name(name, value), |&len| len)
+    }
+}
+
+impl<K: SwitchPerThread, W: Watch> SwitchPerThread for Watched<K, W> {
+    fn switches_per_thread(&self) -> bool {
+        self.kernel.switches_per_thread()
+    }
+
+    fn let_thread_write(&self, writable: bool) {
+        self.kernel.let_thread_write(writable);
     }
 }

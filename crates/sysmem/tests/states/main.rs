@@ -164,11 +164,13 @@ fn what_a_rival_took_is_never_called_ours<S: System>() {
 }
 
 #[test]
-fn what_a_rival_took_is_never_called_ours_on_a_bsd() {
+fn what_a_rival_took_is_never_called_ours_by_others_than_linux() {
     what_a_rival_took_is_never_called_ours::<sim::FreeBsd>();
     what_a_rival_took_is_never_called_ours::<sim::NetBsd>();
     what_a_rival_took_is_never_called_ours::<sim::OpenBsd>();
     what_a_rival_took_is_never_called_ours::<sim::DragonFly>();
+    what_a_rival_took_is_never_called_ours::<sim::Illumos>();
+    what_a_rival_took_is_never_called_ours::<sim::Darwin>();
 }
 
 macro_rules! on_each_system {
@@ -200,4 +202,6 @@ on_each_system! {
     netbsd: NetBsd,
     openbsd: OpenBsd,
     dragonfly: DragonFly,
+    illumos: Illumos,
+    darwin: Darwin,
 }

@@ -1,6 +1,6 @@
 //! What the model must know of each system.
 
-use sysmem::os::{Os, dragonfly, freebsd, linux, netbsd, openbsd};
+use sysmem::os::{Os, darwin, dragonfly, freebsd, illumos, linux, netbsd, openbsd};
 use sysmem::sim::{self, Faulty, Overcommit, Settings, Simulated};
 
 pub trait System: sim::UnixSystem {
@@ -105,6 +105,31 @@ impl System for sim::DragonFly {
 
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
         dragonfly::DragonFly::new(kernel)
+    }
+
+    fn is_strict(_settings: &Settings) -> bool {
+        false
+    }
+}
+
+impl System for sim::Illumos {
+    type Os = illumos::Illumos<Faulty<Simulated<Self>>>;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        illumos::Illumos::new(kernel)
+    }
+
+    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
+        // MADV_FREE answers EBUSY, which the backend passes on.
+        false
+    }
+}
+
+impl System for sim::Darwin {
+    type Os = darwin::Darwin<Faulty<Simulated<Self>>>;
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        darwin::Darwin::new(kernel)
     }
 
     fn is_strict(_settings: &Settings) -> bool {
