@@ -3,52 +3,17 @@
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 mod child;
+mod machine_code;
 
-use std::ffi::CStr;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::time::Duration;
 
-use sysmem::os::linux::Linux;
-use sysmem::os::{Inheritance, PageResidency, Policy};
-use sysmem::sim::{Settings, Simulated};
-use sysmem::{
-    Account, CodeMemory, Errno, Error, ErrorKind, GiveBack, MemoryObject, MemoryObjects, Native,
-    Operation, Os, PageRange, Placement, Protection, Registry, Reservation, ReserveOptions,
-    UnusedContract, page_size,
-};
+use machine_code::{call, jump, returns};
+use sysmem::{Account, ErrorKind, Placement, Reservation, ReserveOptions, page_size};
 use sysmem_runtime::{CodeError, CodeMechanism, CodeOptions, CodeRegion};
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 static CODE: Account = Account::new("test code");
-
-/// A function that returns a number.
-fn returns(number: u16) -> Vec<u8> {
-    if cfg!(target_arch = "x86_64") {
-        // mov eax, number; ret
-        [&[0xb8][..], &u32::from(number).to_le_bytes(), &[0xc3]].concat()
-    } else {
-        // mov w0, number; ret
-        [0x5280_0000 | u32::from(number) << 5, 0xd65f_03c0].map(u32::to_le_bytes).concat()
-    }
-}
-
-/// A jump that goes `distance` bytes on.
-fn jump(distance: u32) -> Vec<u8> {
-    if cfg!(target_arch = "x86_64") {
-        // jmp, counted from behind it
-        [&[0xe9][..], &(distance - 5).to_le_bytes()].concat()
-    } else {
-        (0x1400_0000 | (distance / 4)).to_le_bytes().to_vec()
-    }
-}
-
-fn call<O: CodeMemory>(region: &CodeRegion<O>, offset: usize) -> i32 {
-    // SAFETY: the tests published a function there.
-    let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(region.address(offset)) };
-    function()
-}
 
 fn region(mechanism: CodeMechanism) -> CodeRegion {
     let region = CodeRegion::reserve(CodeOptions::new(MIB).mechanism(mechanism)).unwrap();
@@ -261,171 +226,4 @@ fn discarding_gives_the_memory_back() {
         let left = shared();
         assert!(left + len / 2 < full, "{mechanism}: {full} bytes, then {left}");
     }
-}
-
-#[test]
-fn a_kernel_without_memory_objects_switches_and_says_why() {
-    let os = Linux::new(Simulated::new(Settings::heap(16 * MIB)));
-    let options = CodeOptions::new(MIB).placement(Placement::Any);
-    let mut region = CodeRegion::reserve_in(os, options, &CODE).unwrap();
-    assert_eq!(region.mechanism(), CodeMechanism::Switch);
-    let refusals: Vec<_> = region.refusals().collect();
-    let refused: Vec<_> = refusals.iter().map(|refusal| refusal.mechanism).collect();
-    assert_eq!(refused, [CodeMechanism::TwoViews, CodeMechanism::PerThread]);
-    assert!(refusals.iter().all(|refusal| refusal.kind == ErrorKind::NotSupported));
-    region.write(10, &[1; 10_000]).unwrap();
-    region.publish(0, 3 * 4096).unwrap();
-    // SAFETY: nobody runs it.
-    unsafe { region.discard(0, MIB) }.unwrap();
-}
-
-/// A system that never lets memory that was writable be executed, as SELinux without `execmem`
-/// and PaX with MPROTECT do; and, if it is told to, not even views of objects.
-#[derive(Clone)]
-struct Hardened<O> {
-    os: O,
-    objects: bool,
-}
-
-macro_rules! forward {
-    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        $(unsafe fn $name(&self, $($argument: $type),*) -> $result {
-            // SAFETY: the caller's promise.
-            unsafe { self.os.$name($($argument),*) }
-        })*
-    };
-}
-
-// SAFETY: it only refuses more.
-unsafe impl<O: Os> Os for Hardened<O> {
-    fn page_size(&self) -> usize {
-        self.os.page_size()
-    }
-    fn huge_page_size(&self) -> Option<usize> {
-        self.os.huge_page_size()
-    }
-    fn unused_contract(&self, how: GiveBack) -> UnusedContract {
-        self.os.unused_contract(how)
-    }
-    fn supports(&self, policy: Policy) -> bool {
-        self.os.supports(policy)
-    }
-    fn registry(&self) -> &Registry {
-        self.os.registry()
-    }
-    fn alloc(&self, len: usize) -> Result<NonNull<u8>, Error> {
-        self.os.alloc(len)
-    }
-    fn reserve(&self, options: &ReserveOptions) -> Result<NonNull<u8>, Error> {
-        self.os.reserve(options)
-    }
-    unsafe fn protect(&self, range: PageRange, protection: Protection) -> Result<(), Error> {
-        if protection == Protection::ReadExecute {
-            let kind = ErrorKind::System(Errno(13));
-            return Err(Error::new(Operation::Protect, range.start.addr(), range.len, kind));
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.os.protect(range, protection) }
-    }
-    forward! {
-        fn map(range: PageRange, protection: Protection, policy: Policy) -> Result<(), Error>;
-        fn used(range: PageRange, protection: Protection) -> Result<(), Error>;
-        fn unused(range: PageRange, protection: Protection, how: GiveBack, policy: Policy) -> Result<(), Error>;
-        fn fault(range: PageRange, policy: Policy) -> Result<(), Error>;
-        fn free(range: PageRange) -> Result<(), Error>;
-        fn huge_page(range: PageRange) -> Result<(), Error>;
-        fn no_huge_page(range: PageRange) -> Result<(), Error>;
-        fn collapse(range: PageRange) -> Result<(), Error>;
-        fn set_inheritance(range: PageRange, inheritance: Inheritance) -> Result<(), Error>;
-        fn set_dumped(range: PageRange, dumped: bool) -> Result<(), Error>;
-        fn name(range: PageRange, name: &CStr) -> Result<(), Error>;
-    }
-    fn residency(&self, range: PageRange, pages: &mut [PageResidency]) -> Result<(), Error> {
-        self.os.residency(range, pages)
-    }
-    fn monotonic_time(&self) -> Duration {
-        self.os.monotonic_time()
-    }
-    fn thread_cpu_time(&self) -> Duration {
-        self.os.thread_cpu_time()
-    }
-    fn park(&self, word: &AtomicU32, while_equal: u32, timeout: Option<Duration>) {
-        self.os.park(word, while_equal, timeout);
-    }
-    fn wake(&self, word: &AtomicU32, count: u32) {
-        self.os.wake(word, count);
-    }
-}
-
-impl<O: CodeMemory> CodeMemory for Hardened<O> {}
-
-// SAFETY: it only refuses more.
-unsafe impl<O: MemoryObjects> MemoryObjects for Hardened<O> {
-    fn create_object(&self, len: usize) -> Result<MemoryObject, Error> {
-        self.os.create_object(len)
-    }
-    fn close_object(&self, object: MemoryObject) {
-        self.os.close_object(object);
-    }
-    unsafe fn discard_object(
-        &self,
-        object: &MemoryObject,
-        offset: usize,
-        len: usize,
-    ) -> Result<(), Error> {
-        // SAFETY: the caller's promise.
-        unsafe { self.os.discard_object(object, offset, len) }
-    }
-    fn reserve_view(
-        &self,
-        options: &ReserveOptions,
-        object: &MemoryObject,
-    ) -> Result<NonNull<u8>, Error> {
-        self.os.reserve_view(options, object)
-    }
-    unsafe fn map_object(
-        &self,
-        range: PageRange,
-        protection: Protection,
-        object: &MemoryObject,
-        offset: usize,
-    ) -> Result<(), Error> {
-        if protection == Protection::ReadExecute && !self.objects {
-            let kind = ErrorKind::System(Errno(13));
-            return Err(Error::new(Operation::MapObject, range.start.addr(), range.len, kind));
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.os.map_object(range, protection, object, offset) }
-    }
-}
-
-#[test]
-fn a_hardened_system_is_served_by_what_it_allows_or_told_what_it_forbids() {
-    let options = CodeOptions::new(MIB);
-    let os = Hardened { os: Native::NEW, objects: true };
-    let mut region = CodeRegion::reserve_in(os, options, &CODE).unwrap();
-    assert_eq!(region.mechanism(), CodeMechanism::TwoViews);
-    region.write(0, &returns(3)).unwrap();
-    region.publish(0, page_size()).unwrap();
-    assert_eq!(call(&region, 0), 3);
-
-    // In a process of its own, where nobody else opens files.
-    let test = "a_hardened_system_is_served_by_what_it_allows_or_told_what_it_forbids";
-    let ended = child::run(test, "refused", || {
-        let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        let before = open_files();
-        let os = Hardened { os: Native::NEW, objects: false };
-        let refused = CodeRegion::reserve_in(os, options, &CODE).unwrap_err();
-        let text = refused.to_string();
-        assert!(matches!(refused, CodeError::NoMechanism([Some(_), Some(_), Some(_)])), "{text}");
-        assert!(
-            text.contains("two views of one memory object: map object: the system refused"),
-            "{text}"
-        );
-        assert!(text.contains("switching by protection: protect: the system refused"), "{text}");
-        assert_eq!(open_files(), before, "an object stayed open");
-    });
-    let Some(ended) = ended else { return };
-    assert_eq!(ended.signal, None);
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }

@@ -45,6 +45,7 @@ mod ranges;
 mod settings;
 mod shared;
 mod unix;
+mod views;
 mod watched;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 pub(crate) mod objects;
 mod placing;
-mod replacing;
+pub(crate) mod replacing;
 
 use core::ffi::CStr;
 use core::fmt;

@@ -16,7 +16,7 @@ use crate::os::freebsd::{
     INHERIT_ZERO, KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_ALIGNED_SUPER, MAP_EXCL,
     MAP_NOCORE, RLIMIT_SWAP,
 };
-use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE, PROT_NONE};
+use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_WRITE};
 use crate::{Errno, Inheritance, Protection};
 
 /// The rules of FreeBSD.
@@ -57,6 +57,20 @@ fn enough_swap(machine: &Machine, more: usize) -> bool {
 fn size(machine: &Machine) -> usize {
     let totals = machine.mappings.totals();
     totals.mapped - totals.guards
+}
+
+fn is_writable_and_executable(bits: i32) -> bool {
+    bits & (PROT_WRITE | PROT_EXEC) == PROT_WRITE | PROT_EXEC
+}
+
+/// What a mapping may ever allow: what `PROT_MAX` asked for, or with vm.imply_prot_max what it was
+/// mapped with, unless that was nothing.
+fn maximum(machine: &Machine, bits: i32, asked: i32) -> i32 {
+    match asked {
+        0 if machine.settings.imply_prot_max && bits != PROT_NONE => bits,
+        0 => PROT_ALL,
+        asked => asked,
+    }
 }
 
 /// Where `MAP_ALIGNED(n)`, `MAP_ALIGNED_SUPER` and a hint put a mapping.
@@ -119,6 +133,10 @@ impl Bsd for FreeBsd {
         if asked != 0 && bits & PROT_ALL & !asked != 0 {
             return Err(EOPNOTSUPP);
         }
+        // Programs that were executed since it was set (seen: mmap and mprotect).
+        if is_writable_and_executable(bits) && !machine.settings.allow_wx {
+            return Err(EACCES);
+        }
         // An empty range; a bit of protection, or a flag, that nobody knows.
         let known = MAP_SHARED
             | MAP_PRIVATE
@@ -171,12 +189,7 @@ impl Bsd for FreeBsd {
             false => bsd::attributes(machine, bits, flags),
         };
         attributes.dumped = flags & MAP_NOCORE == 0;
-        // vm.imply_prot_max: what is mapped with something never allows more.
-        attributes.maximum = match asked {
-            0 if machine.settings.imply_prot_max && bits != PROT_NONE => bits,
-            0 => PROT_ALL,
-            asked => asked,
-        };
+        attributes.maximum = maximum(machine, bits, asked);
         // What can be written to is charged with its length; what can only be read is not.
         attributes.charged = attributes.writable();
         attributes.object = machine.object();
@@ -198,6 +211,9 @@ impl Bsd for FreeBsd {
 
     fn protected(machine: &mut Machine, parts: &[Mapping], bits: i32) -> Result<Attributed, Errno> {
         let (bits, asked) = (bits & !(PROT_ALL << 16), bits >> 16 & PROT_ALL);
+        if is_writable_and_executable(bits) && !machine.settings.allow_wx {
+            return Err(EACCES);
+        }
         if bits & !PROT_ALL != 0 {
             return Err(EINVAL);
         }
@@ -312,4 +328,31 @@ impl SysctlByName for Simulated<FreeBsd> {
             _ => Err(ENOENT),
         }
     }
+}
+
+/// mmap(2) of an object that shm_open(2) made with `SHM_ANON`, over what is there.
+pub(super) fn map_object(
+    machine: &mut Machine,
+    range: Range<usize>,
+    bits: i32,
+    object: i32,
+    offset: usize,
+) -> Result<(), Errno> {
+    let (bits, asked) = (bits & !(PROT_ALL << 16), bits >> 16 & PROT_ALL);
+    if asked != 0 && bits & PROT_ALL & !asked != 0 {
+        return Err(EOPNOTSUPP);
+    }
+    if is_writable_and_executable(bits) && !machine.settings.allow_wx {
+        return Err(EACCES);
+    }
+    // Counts again in full, as anonymous memory does. What was there is still there.
+    if (size(machine) + range.len()) as u64 > machine.settings.address_space_limit {
+        return Err(ENOMEM);
+    }
+    machine.own("a fixed mapping", &range);
+    let mut attributes = Attributes::new(protection(bits));
+    attributes.maximum = maximum(machine, bits, asked);
+    attributes.inheritance = Inheritance::Share;
+    machine.map_object(range, attributes, object, offset);
+    Ok(())
 }

@@ -81,6 +81,7 @@ impl UnixSystem for Linux {
 }
 
 const EAGAIN: Errno = Errno(11);
+const EACCES: Errno = Errno(13);
 
 /// The features that came with a version.
 mod since {
@@ -288,6 +289,15 @@ fn protect_part(
     if old.protection == protection {
         return Ok(());
     }
+    // security/selinux/hooks.c, `file_map_prot_check`: `execmem` of what is no file's, `execute`
+    // of a file of tmpfs.
+    let may = match part.attributes.view {
+        0 => machine.settings.executable_anonymous,
+        _ => machine.settings.executable_objects,
+    };
+    if protection == Protection::ReadExecute && !may {
+        return Err(EACCES);
+    }
     let mut new = Attributes { protection, ..old.clone() };
     if new.writable() {
         // Where the old protection does not fit any more either, the limit is left alone.
@@ -351,6 +361,8 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
     walk(machine, range, |machine, part| match advice {
         // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
         MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
+        // `madvise_free_single_vma`: anonymous memory only.
+        MADV_FREE if part.attributes.view != 0 => Err(EINVAL),
         MADV_FREE => {
             // mm/madvise.c, `madvise_free_pte_range`: not what a fork shares.
             machine.unshared(part).iter().for_each(|part| machine.discard_lazily(part));
@@ -372,6 +384,8 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
             let attributes = Attributes { dumped, ..part.attributes.clone() };
             change(machine, part, attributes).map_err(|_| EAGAIN)
         }
+        // An object keeps what it holds (madvise(2)).
+        MADV_DONTNEED | MADV_DONTNEED_LOCKED if part.attributes.view != 0 => Ok(()),
         MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             machine.discard(part);
             Ok(())
@@ -591,4 +605,29 @@ fn maps(machine: &Machine, text: &mut String) -> std::fmt::Result {
         }
     }
     writeln!(text, "{:08x}-7ffffffff000 ---p 00000000 00:00 0", space.end)
+}
+
+/// mmap(2) of an object that memfd_create(2) made, over what is there.
+pub(super) fn map_object(
+    machine: &mut Machine,
+    range: Range<usize>,
+    bits: i32,
+    object: i32,
+    offset: usize,
+) -> Result<(), Errno> {
+    // Before anything is unmapped (mm/mmap.c, `do_mmap`; security/selinux/hooks.c).
+    if bits & PROT_EXEC != 0 && !machine.settings.executable_objects {
+        return Err(EACCES);
+    }
+    let attributes = Attributes::new(protection(bits));
+    let replaced = machine.mappings.inside(range.clone());
+    let len = range.len() - replaced.iter().map(Mapping::len).sum::<usize>();
+    if !may_expand(machine, &attributes, len) {
+        return Err(ENOMEM);
+    }
+    machine.own("a fixed mapping", &range);
+    unmap_checked(machine, range.clone(), &replaced)?;
+    let attributes = Attributes { inheritance: Inheritance::Share, ..attributes };
+    machine.map_object(range, attributes, object, offset);
+    Ok(())
 }

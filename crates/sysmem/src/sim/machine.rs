@@ -11,6 +11,7 @@ use super::memory::{LARGEST_PAGE, Memory};
 use super::random::Random;
 use super::ranges::Ranges;
 use super::settings::{Backing, LazilyFreed, Settings};
+use super::views::Views;
 use crate::{Errno, Inheritance, Protection};
 
 /// Mappings of the process that lie outside the simulated address space: one below, one above.
@@ -30,6 +31,8 @@ pub struct Machine {
     /// Whether the thread of a Darwin process writes to memory for a JIT now.
     pub(crate) jit_writable: bool,
     memory: Memory,
+    /// What the process sees at more than one address.
+    pub(crate) views: Views,
     /// The last that [`object`](Machine::object) gave out.
     objects: u64,
     /// Calls so far, which is the time by which lazily freed pages are dropped.
@@ -74,6 +77,7 @@ impl Machine {
             reusable: Ranges::default(),
             jit_writable: false,
             memory,
+            views: Views::default(),
             objects: 0,
             now: 0,
             freed: BTreeMap::new(),
@@ -312,11 +316,37 @@ impl Machine {
     /// Unmaps whatever lies in a range.
     pub(crate) fn unmap(&mut self, range: Range<usize>) {
         self.forget_freed_in(range.clone());
+        for (part, ..) in self.views.inside(&range) {
+            self.memory.hide_object(part);
+        }
+        self.views.hide(&range);
         for part in self.mappings.inside(range.clone()) {
-            self.memory.remove(part.start..part.end, part.attributes.protection);
+            if part.attributes.view == 0 {
+                self.memory.remove(part.start..part.end, part.attributes.protection);
+            }
         }
         self.reusable.remove(range.clone());
         self.mappings.remove(range);
+    }
+
+    /// A new object of zeros that can be seen at more than one address, if there can be one.
+    pub(crate) fn create_object(&mut self, len: usize) -> Option<i32> {
+        let len = self.round_up(len)?;
+        (self.settings.backing == Backing::Real).then(|| self.views.create(len))?
+    }
+
+    /// Shows a part of an object in a range, in place of what was there.
+    pub(crate) fn map_object(
+        &mut self,
+        range: Range<usize>,
+        attributes: Attributes,
+        object: i32,
+        offset: usize,
+    ) {
+        self.unmap(range.clone());
+        let start = self.memory.pointer(range.start);
+        self.views.show(start, range.len(), attributes.protection, object, offset);
+        self.mappings.insert(range, Attributes { view: object, ..attributes });
     }
 
     /// Removes what a range holds, then maps it as `attributes` says, or leaves it a hole, which a
@@ -366,11 +396,20 @@ impl Machine {
     /// Drops what a part of one mapping holds.
     pub(crate) fn discard(&mut self, part: &Mapping) {
         self.forget_freed_in(part.start..part.end);
-        self.memory.discard(part.start..part.end, part.attributes.protection);
+        if part.attributes.view == 0 {
+            self.memory.discard(part.start..part.end, part.attributes.protection);
+        }
+        for (range, object, offset) in self.views.inside(&(part.start..part.end)) {
+            self.views.discard(object, offset, range.len());
+        }
     }
 
     /// Lets go of what a part of one mapping holds, now or later.
     pub(crate) fn discard_lazily(&mut self, part: &Mapping) {
+        // What may be seen at another address stays (vm/vm_object.c, `vm_object_advice_applies`).
+        if part.attributes.view != 0 {
+            return;
+        }
         self.forget_freed_in(part.start..part.end);
         let range = part.start..part.end;
         let mut pages = Vec::new();

@@ -49,6 +49,8 @@ pub struct Attributes {
     pub guard: bool,
     /// Memory for a JIT on Darwin (`MAP_JIT`).
     pub jit: Jit,
+    /// The number of the memory object that is seen here, zero for none.
+    pub view: i32,
     /// What was mapped by one call, where the kernel charges it as one.
     pub object: u64,
     /// Another part of the process made it: whoever changes it through the table of calls has
@@ -71,6 +73,7 @@ impl Attributes {
             dumped: true,
             guard: false,
             jit: Jit::No,
+            view: 0,
             object: 0,
             foreign: false,
         }

@@ -250,6 +250,21 @@ impl Memory {
         self.protect(range, protection, Protection::NoAccess);
     }
 
+    /// Takes a range out of use in which an object was seen: what shows through is no more.
+    pub(crate) fn hide_object(&mut self, range: Range<usize>) {
+        let Backing::Real { populated } = &mut self.backing else { return };
+        populated.remove(range.clone());
+        #[cfg(unix)]
+        {
+            use crate::os::unix::replacing::Replaced;
+            let range = self.real_range(&range);
+            // SAFETY: part of the reservation, and the contents are the object's.
+            let hidden =
+                unsafe { Native::NEW.replace(range, Protection::NoAccess, Policy::DEFAULT) };
+            assert_eq!(hidden, Replaced::Fresh, "the running system hides the object");
+        }
+    }
+
     /// The pages of a range with this protection that hold anything but zeros, and what.
     pub(crate) fn contents(
         &self,

@@ -93,11 +93,16 @@ pub struct Settings {
     /// `vm.imply_prot_max` of FreeBSD: memory never allows more than it was mapped with, unless
     /// that was nothing.
     pub imply_prot_max: bool,
+    /// `kern.elf64.allow_wx` of FreeBSD: whether a page may be writable and executable. A kernel
+    /// that allows it is not simulated as far as that: the process panics that asks for such a page.
+    pub allow_wx: bool,
     /// PaX MPROTECT of NetBSD: memory never allows more than it was mapped with or to be.
     pub pax_mprotect: bool,
     /// Whether anonymous memory may become executable that was not mapped so: not under SELinux
     /// without `execmem`, nor in the hardened runtime of Darwin without an entitlement.
     pub executable_anonymous: bool,
+    /// Whether memory objects may be mapped executable: SELinux asks for `execute` on tmpfs.
+    pub executable_objects: bool,
     /// Whether a program may map memory for a JIT on Darwin.
     pub allow_jit: bool,
     /// `kern.elf64.aslr.enable` of FreeBSD: a hint is where to begin, not where to be.
@@ -136,8 +141,10 @@ impl Settings {
             process_madvise_refused: None,
             short_counts: false,
             imply_prot_max: true,
+            allow_wx: true,
             pax_mprotect: true,
             executable_anonymous: true,
+            executable_objects: true,
             allow_jit: true,
             aslr: true,
             lazily_freed: LazilyFreed::Adversarial,

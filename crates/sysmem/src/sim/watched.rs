@@ -9,8 +9,8 @@ use std::vec::Vec;
 use super::random::Random;
 use crate::calls::{
     Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, NameMapping, PageSizes,
-    ProcessControl, ProcessMadvise, ResourceUsage, Resources, SwitchPerThread, Sysctl,
-    SysctlByName, UnixCalls, WriteFiles, time_and_parking,
+    ProcessControl, ProcessMadvise, Remap, ResourceUsage, Resources, SharedMemory, SwitchPerThread,
+    Sysctl, SysctlByName, UnixCalls, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -36,6 +36,10 @@ pub enum Call {
     MachVmMap { address: usize, len: usize, mask: usize, flags: i32, maximum: i32 },
     Sysctl { mib: Vec<i32> },
     SysctlByName { name: CString },
+    CreateMemory { name: CString, len: usize },
+    DiscardMemory { memory: i32, offset: u64, len: usize },
+    MmapMemory { address: usize, len: usize, protection: i32, flags: i32, memory: i32, offset: u64 },
+    MapAgain { from: usize, to: usize, len: usize },
 }
 
 /// Looks at calls as they pass.
@@ -423,5 +427,49 @@ impl<K: SwitchPerThread, W: Watch> SwitchPerThread for Watched<K, W> {
 
     fn let_thread_write(&self, writable: bool) {
         self.kernel.let_thread_write(writable);
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: SharedMemory, W: Watch> SharedMemory for Watched<K, W> {
+    fn create_memory(&self, name: &CStr, len: usize) -> Result<i32, Errno> {
+        let call = Call::CreateMemory { name: name.into(), len };
+        self.pass(call, || self.kernel.create_memory(name, len), |&memory| memory as usize)
+    }
+
+    fn close_memory(&self, memory: i32) {
+        self.kernel.close_memory(memory);
+    }
+
+    fn discard_memory(&self, memory: i32, offset: u64, len: usize) -> Result<(), Errno> {
+        let call = Call::DiscardMemory { memory, offset, len };
+        self.pass(call, || self.kernel.discard_memory(memory, offset, len), no_number)
+    }
+
+    unsafe fn mmap_memory(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: i32,
+        flags: i32,
+        memory: i32,
+        offset: u64,
+    ) -> Result<*mut u8, Errno> {
+        let start = address.addr();
+        let call = Call::MmapMemory { address: start, len, protection, flags, memory, offset };
+        let map = || {
+            // SAFETY: the caller's promise.
+            unsafe { self.kernel.mmap_memory(address, len, protection, flags, memory, offset) }
+        };
+        self.pass(call, map, address_of)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: Remap, W: Watch> Remap for Watched<K, W> {
+    unsafe fn map_again(&self, from: *mut u8, to: *mut u8, len: usize) -> Result<*mut u8, Errno> {
+        let call = Call::MapAgain { from: from.addr(), to: to.addr(), len };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.map_again(from, to, len) }, address_of)
     }
 }
