@@ -146,16 +146,19 @@ pub struct Policy {
     pub inheritance: Inheritance,
     /// What its pages are.
     pub source: Source,
+    /// Whether threads may have their stacks in it, where it is mapped readable and writable.
+    pub stacks: bool,
 }
 
 impl Policy {
-    /// Anonymous, not executable, dumped, copied for a forked child: what every system does
-    /// unasked.
+    /// Anonymous, not executable, dumped, copied for a forked child, not for stacks: what every
+    /// system does unasked.
     pub const DEFAULT: Policy = Policy {
         executable: false,
         dumped: true,
         inheritance: Inheritance::Copy,
         source: Source::Anonymous,
+        stacks: false,
     };
 }
 
@@ -213,6 +216,13 @@ impl ReserveOptions {
     /// What a forked child gets of the memory; [`Os::supports`] tells whether the system has it.
     pub const fn inheritance(self, inheritance: Inheritance) -> ReserveOptions {
         ReserveOptions { policy: Policy { inheritance, ..self.policy }, ..self }
+    }
+
+    /// Whether threads may have their stacks in the memory, where it is mapped readable and
+    /// writable. OpenBSD ends a process that enters the kernel with its stack pointer anywhere
+    /// else (mmap(2), `MAP_STACK`, since 6.4); asking everywhere keeps a program portable.
+    pub const fn stacks(self, stacks: bool) -> ReserveOptions {
+        ReserveOptions { policy: Policy { stacks, ..self.policy }, ..self }
     }
 
     /// The length in bytes.

@@ -243,17 +243,18 @@ impl Entry {
             2 => Inheritance::Nothing,
             _ => Inheritance::Zeros,
         };
-        let source = match bits >> 4 {
+        let source = match bits >> 4 & 3 {
             0 => Source::Anonymous,
             1 => Source::Object,
             _ => Source::PerThread,
         };
-        Policy { executable: bits & 1 != 0, dumped: bits & 2 != 0, inheritance, source }
+        let [executable, dumped, stacks] = [1, 2, 64].map(|bit| bits & bit != 0);
+        Policy { executable, dumped, inheritance, source, stacks }
     }
 
     pub(crate) fn set_policy(&self, policy: Policy) {
-        let Policy { executable, dumped, inheritance, source } = policy;
-        let flags = executable as u8 | (dumped as u8) << 1;
+        let Policy { executable, dumped, inheritance, source, stacks } = policy;
+        let flags = executable as u8 | (dumped as u8) << 1 | (stacks as u8) << 6;
         let bits = flags | (inheritance as u8) << 2 | (source as u8) << 4;
         self.policy.store(bits, Relaxed);
     }

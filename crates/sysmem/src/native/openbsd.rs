@@ -17,7 +17,7 @@ pub(super) const NAME: Name = Name::OpenBsd;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 // Not held: MAP_NOREPLACE (`__MAP_NOREPLACE`), which the libc crate (0.2.191) lacks.
-same!(crate::os::openbsd: MAP_CONCEAL, MADV_FREE, MAP_INHERIT_ZERO, KERN_PROC);
+same!(crate::os::openbsd: MAP_CONCEAL, MAP_STACK, MADV_FREE, MAP_INHERIT_ZERO, KERN_PROC);
 same_as!(crate::os::bsd: INHERIT_SHARE = MAP_INHERIT_SHARE, INHERIT_COPY = MAP_INHERIT_COPY);
 same_as!(crate::os::bsd: INHERIT_NONE = MAP_INHERIT_NONE);
 

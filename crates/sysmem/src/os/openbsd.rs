@@ -12,6 +12,10 @@
 //! - A range is left out of core dumps only when it is mapped (`MAP_CONCEAL`, mmap(2)).
 //! - A forked child gets zeros of a range only if it is writable (minherit: EPERM), which a
 //!   reservation is not: reservations do not have that policy.
+//! - A stack pointer must point into memory mapped with `MAP_STACK` whenever the kernel is entered
+//!   (mmap(2), since 6.4). The flag wants exactly reading and writing, and no other flag than those
+//!   of a private, anonymous, fixed mapping (`sys_mmap` in uvm/uvm_mmap.c): reservations for stacks
+//!   are committed by fixed mappings, and cannot be left out of core dumps.
 //! - `munmap` and `madvise` refuse ranges with holes. There is no mincore(2) since 6.5, so nobody
 //!   tells what is resident; there is no alignment flag, and there are no superpages.
 
@@ -25,6 +29,7 @@ use crate::{Errno, ErrorKind, Limit, Operation};
 
 // <sys/mman.h> and <sys/sysctl.h> of OpenBSD 7.8.
 pub(crate) const MAP_NOREPLACE: i32 = 0x0800;
+pub(crate) const MAP_STACK: i32 = 0x4000;
 pub(crate) const MAP_CONCEAL: i32 = 0x8000;
 pub(crate) const MADV_FREE: i32 = 6;
 pub(crate) const MAP_INHERIT_ZERO: i32 = 3;
@@ -60,13 +65,14 @@ impl<K: OpenBsdCalls> UnixRules<K> for OpenBsdRules {
     const NO_REPLACE: i32 = MAP_FIXED | MAP_NOREPLACE;
     const TAKEN: Option<Errno> = Some(ENOMEM);
     const LAZY: i32 = MADV_FREE;
+    const STACK: i32 = MAP_STACK;
 
     fn policy_bits(policy: Policy) -> (i32, i32) {
         (if policy.dumped { 0 } else { MAP_CONCEAL }, 0)
     }
 
     fn supports(_kernel: &K, policy: Policy) -> bool {
-        policy.inheritance != Inheritance::Zeros
+        policy.inheritance != Inheritance::Zeros && (policy.dumped || !policy.stacks)
     }
 
     unsafe fn set_inheritance(

@@ -92,7 +92,12 @@ pub trait UnixRules<K: UnixCalls>:
     /// The advice that gives pages back when the system wants memory.
     const LAZY: i32;
 
-    /// Flags and protection bits that a mapping needs to keep this policy.
+    /// The flags of readable and writable memory that threads may have their stacks in, where the
+    /// system wants to know.
+    const STACK: i32 = 0;
+
+    /// Flags and protection bits that a mapping needs to keep this policy, beside
+    /// [`STACK`](UnixRules::STACK).
     fn policy_bits(policy: Policy) -> (i32, i32) {
         let _ = policy;
         (0, 0)
@@ -159,7 +164,8 @@ pub trait UnixRules<K: UnixCalls>:
         false
     }
 
-    /// Whether memory is made accessible by a fixed mapping instead of mprotect(2).
+    /// Whether memory is made accessible by a fixed mapping instead of mprotect(2), also where it is
+    /// not for stacks.
     fn commits_by_mapping(kernel: &K) -> bool {
         let _ = kernel;
         false
@@ -360,6 +366,17 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
     }
 }
 
+/// The flags that a mapping with that protection needs if threads are to have stacks in it.
+pub(crate) fn stack_flags<K: UnixCalls, R: UnixRules<K>>(
+    protection: Protection,
+    policy: Policy,
+) -> i32 {
+    match protection {
+        Protection::ReadWrite if policy.stacks => R::STACK,
+        _ => 0,
+    }
+}
+
 /// Where pages are, told by mincore(2), whose bytes `decode` understands.
 pub(crate) fn mincore_residency(
     kernel: &impl Mincore,
@@ -451,7 +468,7 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
         policy: Policy,
     ) -> Result<(), Error> {
         range.check(Operation::Map, self.kernel.page_size())?;
-        if R::commits_by_mapping(&self.kernel) {
+        if R::commits_by_mapping(&self.kernel) || stack_flags::<K, R>(protection, policy) != 0 {
             // SAFETY: the range is the caller's, and Reserved: nothing relies on its contents.
             return unsafe { self.replace_by(Operation::Map, range, protection, policy) };
         }

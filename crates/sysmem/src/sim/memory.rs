@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
 use super::ranges::Ranges;
-use crate::os::{GiveBack, Os, PageRange, PageResidency, Policy, ReserveOptions};
+use crate::os::{GiveBack, Os, PageRange, PageResidency, Placement, Policy, ReserveOptions};
 use crate::{Native, Protection};
 
 /// What memory of the heap backing holds while it may not be accessed.
@@ -72,7 +72,8 @@ impl Memory {
     /// `len` bytes of address space of the running system.
     pub(crate) fn real(len: usize, align: usize, page_size: usize) -> Memory {
         assert!(page_size >= Native::NEW.page_size(), "smaller pages cannot be protected");
-        let options = ReserveOptions::new(len).align(align);
+        // Above what a 32-bit address reaches, where the systems that are simulated map.
+        let options = ReserveOptions::new(len).align(align).placement(Placement::High);
         let start = Native::NEW.reserve(&options).expect("address space for the simulated process");
         Memory { start, len, page_size, backing: Backing::Real { populated: Ranges::default() } }
     }
@@ -303,28 +304,13 @@ impl Memory {
         protection: Protection,
         each: &mut dyn FnMut(usize, &[u8]),
     ) {
-        let real_page = Native::NEW.page_size();
-        let in_page = self.page_size / real_page;
-        let mut residency = [PageResidency::default(); 64];
-        let mut resident = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let npages = (64 / in_page * in_page).max(in_page).min((range.end - at) / real_page);
-            let part = at..at + npages.min(64) * real_page;
-            let residency = &mut residency[..part.len() / real_page];
-            Native::NEW
-                .residency(self.real_range(&part), residency)
-                .expect("the running system tells what is resident");
-            let pages = residency.iter().enumerate().filter(|(_, page)| page.resident);
-            for (index, _) in pages {
-                let page = (part.start + index * real_page) & !(self.page_size - 1);
-                if resident.last() != Some(&page) {
-                    resident.push(page);
-                }
-            }
-            at = part.end;
-        }
-        for page in resident {
+        // Only Linux says of every page where it is. Elsewhere pages that allow nothing are not told
+        // (FreeBSD, Windows), nor those in swap, or nothing is (OpenBSD): each page is looked at.
+        let pages = match cfg!(target_os = "linux") {
+            true => self.pages_with_memory(range),
+            false => self.pages(range).collect(),
+        };
+        for page in pages {
             self.with_access(page, protection, || {
                 // SAFETY: readable now; see the heap backing about threads that write.
                 let bytes = unsafe { self.visible(page) };
@@ -333,6 +319,32 @@ impl Memory {
                 }
             });
         }
+    }
+
+    /// The pages of a range of real memory that the running system has given memory.
+    fn pages_with_memory(&self, range: Range<usize>) -> Vec<usize> {
+        let real_page = Native::NEW.page_size();
+        let in_page = self.page_size / real_page;
+        let mut residency = [PageResidency::default(); 64];
+        let mut found = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let npages = (64 / in_page * in_page).max(in_page).min((range.end - at) / real_page);
+            let part = at..at + npages.min(64) * real_page;
+            let residency = &mut residency[..part.len() / real_page];
+            Native::NEW
+                .residency(self.real_range(&part), residency)
+                .expect("the running system tells what is resident");
+            let pages = residency.iter().enumerate();
+            for (index, _) in pages.filter(|(_, page)| page.resident || page.swapped) {
+                let page = (part.start + index * real_page) & !(self.page_size - 1);
+                if found.last() != Some(&page) {
+                    found.push(page);
+                }
+            }
+            at = part.end;
+        }
+        found
     }
 
     /// Runs `look` while a real page can be read.

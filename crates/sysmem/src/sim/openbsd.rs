@@ -8,10 +8,12 @@ use super::machine::Machine;
 use super::mappings::Mapping;
 use super::unix::{MAP_SHARED, PROT_ALL};
 use crate::calls::{Kernel, Sysctl};
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
-use crate::os::openbsd::{KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE};
+use crate::os::bsd::{ANONYMOUS, CTL_KERN, KERN_PROC_PID};
+use crate::os::openbsd::{
+    KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE, MAP_STACK,
+};
 use crate::os::unix::{
-    EINVAL, ENOMEM, EPERM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_WRITE,
+    EINVAL, ENOMEM, EPERM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
 };
 use crate::{Errno, Inheritance, Protection};
 
@@ -72,6 +74,13 @@ impl Bsd for OpenBsd {
         // No page is writable and executable.
         if bits & (PROT_WRITE | PROT_EXEC) == PROT_WRITE | PROT_EXEC {
             return Err(ENOTSUP);
+        }
+        // What stacks lie in is private, anonymous, readable and writable, and has no other flag
+        // (uvm/uvm_mmap.c of 7.6, `sys_mmap`).
+        if flags & MAP_STACK != 0
+            && (flags & !(MAP_STACK | MAP_FIXED) != ANONYMOUS || bits != PROT_READ | PROT_WRITE)
+        {
+            return Err(EINVAL);
         }
         // An empty range, and one that rounds up past the end of all numbers.
         let len = machine.round_up(len).filter(|&len| len != 0).ok_or(EINVAL)?;

@@ -1,3 +1,4 @@
+use sysmem::Protection;
 use sysmem::calls::Kernel;
 use sysmem::os::dragonfly::DragonFly;
 use sysmem::os::freebsd::FreeBsd;
@@ -356,6 +357,48 @@ fn openbsd_conceals_at_every_mapping_and_has_no_residency() {
     assert!(!os.supports(Policy { inheritance: Inheritance::Zeros, ..PLAIN }));
     let error = os.resident_bytes(range()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotSupported);
+}
+
+#[test]
+fn openbsd_maps_what_threads_have_their_stacks_in() {
+    let os = openbsd();
+    let stacks = Policy { stacks: true, ..PLAIN };
+    let stack = 0x4000;
+    os.reserve(&ReserveOptions::new(LEN).stacks(true)).unwrap();
+    os.do_map(RW, stacks).unwrap();
+    os.do_unused(GiveBack::Lazy, stacks).unwrap();
+    os.do_unused(GiveBack::Eager, stacks).unwrap();
+    os.do_fault(stacks).unwrap();
+    // The kernel takes the flag with reading and writing only.
+    os.do_map(Protection::ReadOnly, stacks).unwrap();
+    assert_eq!(
+        os.kernel().asked(),
+        [
+            Mmap(0, LEN, 0, ANON),
+            Mmap(AT, LEN, 3, FIXED | stack),
+            Madvise(AT, LEN, 6),
+            Mmap(AT, LEN, 3, FIXED | stack),
+            Mmap(AT, LEN, 0, FIXED),
+            Mprotect(AT, LEN, 1),
+        ]
+    );
+    // And with no flag that leaves it out of core dumps.
+    assert!(!os.supports(Policy { dumped: false, ..stacks }));
+    assert!(freebsd(0).supports(Policy { dumped: false, ..stacks }));
+}
+
+#[test]
+fn openbsd_renews_a_stack_as_one_when_it_has_to_go_through_no_access() {
+    let os = openbsd();
+    let stacks = Policy { stacks: true, ..PLAIN };
+    let mut counted_twice = true;
+    os.kernel().answer(move |asked| match asked {
+        Mmap(_, _, 3, _) if core::mem::take(&mut counted_twice) => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    os.do_unused(GiveBack::Eager, stacks).unwrap();
+    let stack = Mmap(AT, LEN, 3, FIXED | 0x4000);
+    assert_eq!(os.kernel().asked(), [stack.clone(), Mmap(AT, LEN, 0, FIXED), stack]);
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl<S: System> World<S> {
             .placement(Placement::Any)
             .executable(policy.executable)
             .dumped(policy.dumped)
-            .inheritance(policy.inheritance);
+            .inheritance(policy.inheritance)
+            .stacks(policy.stacks);
         let result = Reservation::reserve_in(self.os.clone(), options, self.account);
         let unsupported =
             result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotSupported);

@@ -67,11 +67,12 @@ fn policy() -> impl Strategy<Value = Policy> {
         1 => Just(Inheritance::Nothing),
         1 => Just(Inheritance::Zeros),
     ];
-    (any::<bool>(), prop::bool::weighted(0.7), inheritance).prop_map(
-        |(executable, dumped, inheritance)| Policy {
+    (any::<bool>(), prop::bool::weighted(0.7), inheritance, prop::bool::weighted(0.2)).prop_map(
+        |(executable, dumped, inheritance, stacks)| Policy {
             executable,
             dumped,
             inheritance,
+            stacks,
             ..Policy::DEFAULT
         },
     )

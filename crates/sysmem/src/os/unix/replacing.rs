@@ -5,7 +5,7 @@
 //! Where it may be free, it is taken back without replacing anything; where that fails, the range
 //! is [`ErrorKind::Lost`].
 
-use super::{Leaves, MAP_FIXED, NotPlaced, Unix, UnixRules, bits};
+use super::{Leaves, MAP_FIXED, NotPlaced, Unix, UnixRules, bits, stack_flags};
 use crate::calls::UnixCalls;
 use crate::os::{PageRange, Policy};
 use crate::{Errno, Error, ErrorKind, Operation, Protection};
@@ -42,7 +42,7 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
             Protection::NoAccess => R::RESERVED,
             _ => R::ANONYMOUS,
         };
-        let flags = kind | flags | MAP_FIXED;
+        let flags = kind | flags | stack_flags::<K, R>(protection, policy) | MAP_FIXED;
         // SAFETY: the caller owns the range and gives its contents up.
         let mapped = unsafe { self.kernel.mmap(start, len, bits(protection) | maximum, flags) };
         let replaced = match mapped {
@@ -125,6 +125,13 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
                     Replaced::Lost => return Err(lost),
                 }
             }
+        }
+        if stack_flags::<K, R>(protection, policy) != 0 {
+            // SAFETY: as above; the range is reserved.
+            return match unsafe { self.replace(range, protection, policy) } {
+                Replaced::Fresh => Ok(()),
+                _ => Err(lost),
+            };
         }
         // SAFETY: as above; the range is reserved.
         match unsafe { self.kernel.mprotect(range.start, range.len, bits(protection)) } {
