@@ -14,8 +14,9 @@
 //! - `RLIMIT_AS` counts a fixed mapping in full, even over what is there.
 //! - `MAP_EXCL` answers ENOMEM for a taken address, as for exhaustion.
 //! - With `vm.imply_prot_max` set, a mapping never allows more than it was made with, unless it
-//!   was made `PROT_NONE`. Fresh memory over executable reservations asks with `PROT_MAX`
-//!   (mmap(2), FreeBSD 13).
+//!   was made `PROT_NONE`; memory that was renewed read only could never be written to again. So
+//!   every mapping says what it may come to allow (`PROT_MAX`: mmap(2), FreeBSD 13; ignored
+//!   before): reading and writing, and execution where the reservation is to be executable.
 //! - Superpages are built unasked where a reservation is aligned to them: large ones are made
 //!   with `MAP_ALIGNED_SUPER`. Whether the kernel builds them is set at boot
 //!   (`vm.pmap.pg_ps_enabled`, on arm64 `vm.pmap.superpages_enabled`), and `hw.pagesizes` has
@@ -48,6 +49,8 @@ pub(crate) const KERN_PROC: i32 = 14;
 /// <sys/errno.h>.
 pub(crate) const ENOSYS: Errno = Errno(78);
 pub(crate) const ECAPMODE: Errno = Errno(94);
+/// `PROT_MAX(PROT_READ | PROT_WRITE)`.
+pub(crate) const PROT_MAX_DATA: i32 = (PROT_READ | PROT_WRITE) << 16;
 /// `PROT_MAX(PROT_READ | PROT_WRITE | PROT_EXEC)`.
 pub(crate) const PROT_MAX_ALL: i32 = (PROT_READ | PROT_WRITE | PROT_EXEC) << 16;
 
@@ -97,7 +100,7 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
 
     fn policy_bits(policy: Policy) -> (i32, i32) {
         let flags = if policy.dumped { 0 } else { MAP_NOCORE };
-        (flags, if policy.executable { PROT_MAX_ALL } else { 0 })
+        (flags, if policy.executable { PROT_MAX_ALL } else { PROT_MAX_DATA })
     }
 
     fn supports(_kernel: &K, _policy: Policy) -> bool {

@@ -73,6 +73,10 @@ fn is_fixed(asked: &Asked) -> bool {
     matches!(asked, Mmap(_, _, _, flags) if flags & 0x10 != 0)
 }
 
+/// `PROT_MAX(PROT_READ | PROT_WRITE)` of FreeBSD, and with reading and writing.
+const DATA: i32 = 3 << 16;
+const WRITABLE: i32 = 3 | DATA;
+
 #[test]
 fn freebsd_commits_by_protection_while_it_overcommits() {
     let os = freebsd(0);
@@ -87,8 +91,8 @@ fn freebsd_commits_by_protection_while_it_overcommits() {
         [
             Mprotect(AT, LEN, 3),
             Madvise(AT, LEN, 5),
-            Mmap(AT, LEN, 3, FIXED),
-            Mmap(AT, LEN, 0, FIXED),
+            Mmap(AT, LEN, WRITABLE, FIXED),
+            Mmap(AT, LEN, DATA, FIXED),
             Munmap(AT, LEN),
         ]
     );
@@ -106,7 +110,7 @@ fn freebsd_commits_by_mapping_where_swap_or_its_limit_is_enforced() {
         os.do_map(RW, PLAIN).unwrap();
         os.do_used().unwrap();
         let expected = match strict {
-            true => vec![Mmap(AT, LEN, 3, FIXED), Mprotect(AT, LEN, 3)],
+            true => vec![Mmap(AT, LEN, WRITABLE, FIXED), Mprotect(AT, LEN, 3)],
             false => vec![Mprotect(AT, LEN, 3)],
         };
         assert_eq!(os.kernel().asked(), expected, "vm.overcommit={overcommit}");
@@ -118,19 +122,19 @@ fn freebsd_commits_by_mapping_where_swap_or_its_limit_is_enforced() {
 fn freebsd_takes_back_what_a_refused_commit_has_removed() {
     let os = freebsd(1);
     os.kernel().answer(|asked| match asked {
-        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        Mmap(_, _, WRITABLE, _) => Some(Err(EINVAL)),
         _ => None,
     });
     let error = os.do_map(RW, PLAIN).unwrap_err();
     let limit = Some(Limit::Commit(1 << 30));
     assert!(matches!(error.kind(), ErrorKind::OutOfMemory { limit: l, .. } if l == limit));
-    let taken_back = Mmap(AT, LEN, 0, FIXED | 0x4000);
-    assert_eq!(os.kernel().asked(), [Mmap(AT, LEN, 3, FIXED), taken_back]);
+    let taken_back = Mmap(AT, LEN, DATA, FIXED | 0x4000);
+    assert_eq!(os.kernel().asked(), [Mmap(AT, LEN, WRITABLE, FIXED), taken_back]);
     // Another thread was faster.
     os.kernel().answer(|asked| is_fixed(asked).then_some(Err(EINVAL)));
     assert_eq!(os.do_map(RW, PLAIN).unwrap_err().kind(), ErrorKind::Lost);
     os.kernel().answer(|asked| match asked {
-        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        Mmap(_, _, WRITABLE, _) => Some(Err(EINVAL)),
         Mmap(..) => Some(Err(ENOMEM)),
         _ => None,
     });
@@ -159,7 +163,7 @@ fn freebsd_renews_by_way_of_reserved_memory_and_lets_used_finish() {
     let os = freebsd(1);
     // Swap accounting refuses everything accessible.
     os.kernel().answer(|asked| match asked {
-        Mmap(_, _, 3, _) => Some(Err(EINVAL)),
+        Mmap(_, _, WRITABLE, _) => Some(Err(EINVAL)),
         Mprotect(..) => Some(Err(ENOMEM)),
         _ => None,
     });
@@ -175,7 +179,7 @@ fn freebsd_aligns_by_flag_and_asks_for_superpages() {
     os.reserve(&ReserveOptions::new(LEN).align(1 << 21)).unwrap();
     assert_eq!(
         os.kernel().asked(),
-        [Mmap(0, LEN, 0, ANON | 1 << 24), Mmap(0, LEN, 0, ANON | 21 << 24)]
+        [Mmap(0, LEN, DATA, ANON | 1 << 24), Mmap(0, LEN, DATA, ANON | 21 << 24)]
     );
     assert_eq!(os.huge_page_size(), Some(2 << 20));
     os.kernel().answer(|asked| matches!(asked, Mincore(..)).then_some(Ok(0x3f)));
@@ -195,7 +199,7 @@ fn freebsd_tells_a_taken_address_from_exhaustion() {
     assert_eq!(os.reserve(&at).unwrap_err().kind(), ErrorKind::Taken);
     assert_eq!(
         os.kernel().asked(),
-        [Mmap(AT, LEN, 0, FIXED | 0x4000), Mmap(0, LEN, 0, ANON), Munmap(ANYWHERE, LEN)]
+        [Mmap(AT, LEN, DATA, FIXED | 0x4000), Mmap(0, LEN, DATA, ANON), Munmap(ANYWHERE, LEN)]
     );
     os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
     let error = os.reserve(&at).unwrap_err();
