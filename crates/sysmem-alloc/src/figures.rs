@@ -5,7 +5,7 @@
 //! the file shared, claims one slot and stores its figures there; the command, and any later view
 //! that finds the file, reads them while the program runs. Nothing here makes a system call.
 //!
-//! The file is a [`Figures`]: a header, then slots. Everything is a 64-bit word in the byte order
+//! The file is a [`Figures`]: a header, slots, then pictures of page heaps. Everything is a 64-bit word in the byte order
 //! of the machine, stored and loaded atomically. Words are independent: a reader may see one word
 //! from the latest publication and its neighbour from the one before it, never half a word.
 //!
@@ -13,6 +13,12 @@
 //! either leave each other alone; any change to the order or the meaning of a word is a new
 //! version.
 
+mod heap_picture;
+
+pub use heap_picture::{Drawn, Moment, PICTURE_CELLS, PICTURES, Picture};
+pub use sysmem_pages::MapCell;
+
+use crate::statistics::{ClassStatistics, SIZE_CLASSES};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,10 +35,10 @@ pub const FILE_NAME: &str = "sysmem-figures";
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"sysmemfg");
 
 /// The version of the layout, raised with every change to the order or meaning of a word.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// How many process images can publish at once. Slots that were never claimed cost no memory.
-pub const SLOTS: usize = 4096;
+pub const SLOTS: usize = 1024;
 
 /// The longest program name that is kept, in bytes.
 pub const NAME_BYTES: usize = 64;
@@ -51,6 +57,8 @@ pub struct Figures {
     pub header: Header,
     /// One slot for each process image.
     pub slots: [Slot; SLOTS],
+    /// Pictures of page heaps, for the images that claimed one.
+    pub pictures: [Picture; PICTURES],
 }
 
 /// What the file is and how far its slots are taken; one page of its own.
@@ -70,8 +78,8 @@ pub struct Header {
     pub turned_away: AtomicU64,
 }
 
-/// What one process image says about itself: 1 KiB.
-#[repr(C, align(1024))]
+/// What one process image says about itself; one page of its own.
+#[repr(C, align(4096))]
 pub struct Slot {
     /// [`FREE`], [`LIVE`] or [`EXITED`].
     pub state: AtomicU64,
@@ -93,9 +101,14 @@ pub struct Slot {
     pub kernel: [AtomicU64; KernelFigures::COUNT],
     /// What the allocator says, in the order of [`HeapFigures::NAMES`].
     pub heap: [AtomicU64; HeapFigures::COUNT],
+    /// Which of the pictures is this image's, counted from 1; 0 for none.
+    pub picture: AtomicU64,
+    /// What the allocator did with blocks of each size, smallest first, and with large allocations
+    /// at the end.
+    pub classes: [[AtomicU64; ClassFigures::COUNT]; SIZE_CLASSES + 1],
 }
 
-const _: () = assert!(size_of::<Header>() == 4096 && size_of::<Slot>() == 1024);
+const _: () = assert!(size_of::<Header>() == 4096 && size_of::<Slot>() == 4096);
 
 /// Defines a group of figures as a plain struct, with its stored form beside it.
 macro_rules! group {
@@ -190,6 +203,52 @@ group! {
         peak_ready_bytes,
         /// All memory ever obtained from the system, added up.
         obtained_bytes,
+        /// From where on allocations give back what is free; 0 for no limit.
+        soft_limit_bytes,
+        /// Where allocations fail; 0 for no limit.
+        hard_limit_bytes,
+    }
+}
+
+group! {
+    /// What the allocator did with the blocks of one size
+    /// ([`class_statistics`](crate::class_statistics) says which).
+    ClassFigures {
+        /// Blocks handed out.
+        allocations,
+        /// Blocks taken back.
+        frees,
+        /// Bytes that the program asked for.
+        requested_bytes,
+        /// Bytes of the blocks that it got.
+        allocated_bytes,
+        /// Bytes of the blocks that it freed.
+        freed_bytes,
+    }
+}
+
+impl From<ClassStatistics> for ClassFigures {
+    fn from(class: ClassStatistics) -> Self {
+        Self {
+            allocations: class.allocations,
+            frees: class.frees,
+            requested_bytes: class.requested_bytes,
+            allocated_bytes: class.allocated_bytes,
+            freed_bytes: class.freed_bytes,
+        }
+    }
+}
+
+impl ClassFigures {
+    /// Takes away what an earlier process had counted, as [`HeapFigures::since`] does.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            allocations: self.allocations.saturating_sub(before.allocations),
+            frees: self.frees.saturating_sub(before.frees),
+            requested_bytes: self.requested_bytes.saturating_sub(before.requested_bytes),
+            allocated_bytes: self.allocated_bytes.saturating_sub(before.allocated_bytes),
+            freed_bytes: self.freed_bytes.saturating_sub(before.freed_bytes),
+        }
     }
 }
 
@@ -317,8 +376,15 @@ impl Slot {
     /// an exited process left.
     pub fn clear(&self) {
         self.pid.store(0, Ordering::Relaxed);
-        let words = [&self.parent_pid, &self.process_began_ticks, &self.began_ns, &self.updated_ns];
-        for word in words.into_iter().chain(&self.name).chain(&self.kernel).chain(&self.heap) {
+        let words = [
+            &self.parent_pid,
+            &self.process_began_ticks,
+            &self.began_ns,
+            &self.updated_ns,
+            &self.picture,
+        ];
+        let words = words.into_iter().chain(&self.name).chain(&self.kernel).chain(&self.heap);
+        for word in words.chain(self.classes.as_flattened()) {
             word.store(0, Ordering::Relaxed);
         }
         self.state.store(FREE, Ordering::Release);

@@ -4,6 +4,7 @@ use core::ptr::{self, NonNull};
 
 use sysmem_pages::PAGE;
 
+use crate::hook::Occasion;
 use crate::scavenger::After;
 use crate::size_class::NO_CLASS;
 use crate::span::{LARGE, Span};
@@ -25,7 +26,7 @@ pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8
     span.sample.set(sampling::large(heap, size, len));
     count_allocation(heap, size, len);
     scavenger::start_if_due(After::Allocation);
-    hook::call();
+    hook::call(Occasion::Busy);
     (span.start.get(), zeroed)
 }
 
@@ -88,7 +89,7 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
         misuse::double_free(address);
     }
     scavenger::start_if_due(After::Free);
-    hook::call();
+    hook::call(Occasion::Busy);
 }
 
 /// Makes a large allocation `size` bytes long where it is, if that can be.

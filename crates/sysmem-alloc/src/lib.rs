@@ -55,7 +55,7 @@ use sysmem_pages::{Accounts, Options, PageHeap};
 
 use crate::span::Span;
 
-pub use hook::set_slow_path_hook;
+pub use hook::{Occasion, set_slow_path_hook};
 pub use sampling::{Recorder, start_sampling};
 pub use scavenger::start_scavenger;
 pub use statistics::{

@@ -20,6 +20,7 @@ use core::time::Duration;
 use sysmem::native::keeping_errno;
 use sysmem_pages::Scavenger;
 
+use crate::hook::{self, Occasion};
 use crate::{ACCOUNTS, PAGES, lifecycle};
 
 /// The thread is started when more than this is free and backed.
@@ -168,6 +169,7 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
         let wait = scavenger.step(&PAGES);
         if wait != Some(Duration::ZERO) {
             ROUND.fetch_add(1, Relaxed);
+            hook::call(Occasion::Settled);
             PAGES.wait_for_call(wait);
         }
     }

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 use sysmem::native::keeping_errno;
 use sysmem_pages::PAGE;
 
+use crate::hook::Occasion;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
 use crate::span::{Block, Listing, NOTHING, Span};
@@ -36,60 +37,56 @@ impl Counter {
     }
 }
 
-/// Counts the allocations of a class down to the next one that is to be sampled. The sign tells that
-/// it has come, which costs an allocation one jump more than counting does.
-struct Countdown {
-    left: AtomicI64,
-    /// How many allocations there will have been when the next one is sampled.
-    end: AtomicI64,
+/// What a heap knows of one size class, as far as every allocation and free needs it.
+struct Bin {
+    current: Cell<*const Span>,
+    /// Counts allocations down to the next one that is to be sampled. The sign tells that it has
+    /// come, which costs an allocation one jump more than counting does.
+    unsampled: AtomicI64,
+    /// Bytes that callers asked for.
+    requested: Counter,
+    frees: Counter,
 }
 
-impl Countdown {
-    /// One that never ends.
-    const fn new() -> Countdown {
-        Countdown { left: AtomicI64::new(i64::MAX - 1), end: AtomicI64::new(i64::MAX) }
-    }
+/// What else it knows.
+struct Shelf {
+    available: Cell<*mut Span>,
+    /// How many allocations there will have been when the next one is sampled.
+    sampled_at: AtomicI64,
+}
 
+impl Bin {
     /// Counts one allocation; whether it is to be sampled.
     #[inline(always)]
-    fn count(&self) -> bool {
+    fn count(&self, size: usize) -> bool {
+        self.requested.add(size as u64);
         // One writer, as in `Counter`.
-        let left = self.left.load(Relaxed) - 1;
-        self.left.store(left, Relaxed);
+        let left = self.unsampled.load(Relaxed) - 1;
+        self.unsampled.store(left, Relaxed);
         left < 0
     }
 
-    /// Begins anew: `unsampled` allocations pass by before the next one is sampled.
-    fn begin(&self, unsampled: i64) {
-        let total = self.get() as i64;
-        self.end.store(total.saturating_add(unsampled).saturating_add(1), Release);
-        self.left.store(unsampled, Release);
+    /// Has `unsampled` allocations pass by before the next one is sampled.
+    fn sample_after(&self, shelf: &Shelf, unsampled: i64) {
+        let end = (self.allocations(shelf) as i64).saturating_add(unsampled).saturating_add(1);
+        shelf.sampled_at.store(end, Release);
+        self.unsampled.store(unsampled, Release);
     }
 
-    /// How many there were. The two words change together rarely and only while something is
-    /// sampled: who finds them in the middle looks again.
-    fn get(&self) -> u64 {
-        let mut end = self.end.load(Acquire);
+    /// How many allocations there were. The two words change together rarely and only while
+    /// something is sampled: who finds them in the middle looks again.
+    fn allocations(&self, shelf: &Shelf) -> u64 {
+        let mut end = shelf.sampled_at.load(Acquire);
         for _ in 0..8 {
-            let left = self.left.load(Acquire);
-            let again = self.end.load(Acquire);
+            let left = self.unsampled.load(Acquire);
+            let again = shelf.sampled_at.load(Acquire);
             if again == end && left >= 0 {
                 return (end - left - 1) as u64;
             }
             end = again;
         }
-        (end - self.left.load(Relaxed) - 1) as u64
+        (end - self.unsampled.load(Relaxed) - 1) as u64
     }
-}
-
-/// What a heap knows of one size class.
-struct Bin {
-    current: Cell<*const Span>,
-    available: Cell<*mut Span>,
-    allocations: Countdown,
-    /// Bytes that callers asked for.
-    requested: Counter,
-    frees: Counter,
 }
 
 /// A thread runs the heap.
@@ -102,6 +99,7 @@ pub(crate) const BORROWED: u32 = 2;
 #[repr(C, align(64))]
 pub(crate) struct ThreadHeap {
     bins: [Bin; size_class::COUNT],
+    shelves: [Shelf; size_class::COUNT],
     pub large_allocations: Counter,
     /// Bytes that callers asked for.
     pub large_requested: Counter,
@@ -155,10 +153,16 @@ impl ThreadHeap {
             bins: [const {
                 Bin {
                     current: Cell::new(NOTHING.span()),
-                    available: Cell::new(ptr::null_mut()),
-                    allocations: Countdown::new(),
+                    // Never, until sampling begins.
+                    unsampled: AtomicI64::new(i64::MAX - 1),
                     requested: Counter::new(),
                     frees: Counter::new(),
+                }
+            }; size_class::COUNT],
+            shelves: [const {
+                Shelf {
+                    available: Cell::new(ptr::null_mut()),
+                    sampled_at: AtomicI64::new(i64::MAX),
                 }
             }; size_class::COUNT],
             large_allocations: Counter::new(),
@@ -197,12 +201,8 @@ impl ThreadHeap {
         if block.is_null() {
             return self.allocate_slow(class, size);
         }
-        // SAFETY: seen above; told again, because the compiler forgets it where `take`'s two ways
-        // meet, and the caller asks.
-        unsafe { core::hint::assert_unchecked(!block.is_null()) };
-        bin.requested.add(size as u64);
-        if bin.allocations.count() {
-            return self.sample(class, size, block, zeroed);
+        if bin.count(size) {
+            return self.sample(class, size, block);
         }
         (block, zeroed)
     }
@@ -226,13 +226,12 @@ impl ThreadHeap {
         }
         // SAFETY: as in `allocate`.
         let (block, zeroed) = unsafe { &*bin.current.get() }.take();
-        bin.requested.add(size as u64);
-        let (block, zeroed) = match bin.allocations.count() {
-            true => self.sample(class, size, block, zeroed),
+        let (block, zeroed) = match bin.count(size) {
+            true => self.sample(class, size, block),
             false => (block, zeroed),
         };
         scavenger::start_if_due(After::Allocation);
-        hook::call();
+        hook::call(Occasion::Busy);
         (block, zeroed)
     }
 
@@ -245,8 +244,8 @@ impl ThreadHeap {
     pub(crate) fn begin_sampling(&self) {
         // Where a heap lies is random where the system places programs at random.
         self.random.set(ptr::from_ref(self).addr() as u64);
-        for (bin, class) in self.bins.iter().zip(&CLASSES) {
-            bin.allocations.begin(sampling::unsampled(self, class.block_size));
+        for ((bin, shelf), class) in self.bins.iter().zip(&self.shelves).zip(&CLASSES) {
+            bin.sample_after(shelf, sampling::unsampled(self, class.block_size));
         }
     }
 
@@ -254,18 +253,18 @@ impl ThreadHeap {
     /// is seen without a look at any other: see `sampling`.
     #[cold]
     #[inline(never)]
-    fn sample(&self, class: usize, size: usize, block: *mut u8, zeroed: bool) -> (*mut u8, bool) {
+    fn sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
         let bin = self.bin(class);
         let block_size = CLASSES[class].block_size;
-        bin.allocations.begin(sampling::unsampled(self, block_size));
+        bin.sample_after(&self.shelves[class], sampling::unsampled(self, block_size));
         let sample = sampling::record(size, block_size as usize);
         if sample == 0 {
-            return (block, zeroed);
+            return (block, false);
         }
         let run = large::allocate_sampled(self, class, block_size as usize, sample);
         if run.0.is_null() {
             sampling::freed(sample);
-            return (block, zeroed);
+            return (block, false);
         }
         let span = page_map::find(block);
         // SAFETY: the block was taken from this heap's current span a moment ago.
@@ -285,7 +284,7 @@ impl ThreadHeap {
             // SAFETY: a current span is one of ours.
             unsafe { &*current }.listing.set(Listing::Full);
         }
-        let span = bin.available.get();
+        let span = self.shelves[class].available.get();
         // SAFETY: spans in lists are ours.
         if let Some(available) = unsafe { span.as_ref() } {
             self.unlink(available);
@@ -357,6 +356,7 @@ impl ThreadHeap {
         self.after_free(span, block);
         if releases {
             scavenger::start_if_due(After::Free);
+            hook::call(Occasion::Busy);
         }
     }
 
@@ -405,9 +405,8 @@ impl ThreadHeap {
     }
 
     fn link(&self, span: &Span) {
-        let bin = self.bin(span.class.get() as usize);
         let this = ptr::from_ref(span).cast_mut();
-        let first = bin.available.replace(this);
+        let first = self.shelves[span.class.get() as usize].available.replace(this);
         span.previous.set(ptr::null_mut());
         span.next.set(first);
         // SAFETY: spans in lists are ours.
@@ -421,7 +420,7 @@ impl ThreadHeap {
         // SAFETY: spans in lists are ours.
         match unsafe { previous.as_ref() } {
             Some(previous) => previous.next.set(next),
-            None => self.bin(span.class.get() as usize).available.set(next),
+            None => self.shelves[span.class.get() as usize].available.set(next),
         }
         // SAFETY: as above.
         if let Some(next) = unsafe { next.as_ref() } {
@@ -533,7 +532,7 @@ impl ThreadHeap {
     pub(crate) fn class_counts(&self, class: usize) -> Counts {
         let bin = self.bin(class);
         let block_size = u64::from(CLASSES[class].block_size);
-        let (allocations, frees) = (bin.allocations.get(), bin.frees.get());
+        let (allocations, frees) = (bin.allocations(&self.shelves[class]), bin.frees.get());
         Counts {
             allocations,
             frees,

@@ -2,13 +2,17 @@
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use sysmem_alloc::figures::{self, Figures, HeapFigures, KernelFigures, NAME_BYTES, SLOTS, Slot};
+use sysmem_alloc::figures::{
+    self, ClassFigures, Figures, HeapFigures, KernelFigures, MapCell, Moment, NAME_BYTES,
+    PICTURE_CELLS, PICTURES, SLOTS, Slot,
+};
 
 /// The file and what was kept from it.
 pub struct FiguresFile {
@@ -32,6 +36,34 @@ pub struct Image {
     /// Whether it ended in order, so that these are its last figures.
     pub exited: bool,
     pub kernel: KernelFigures,
+    pub heap: HeapFigures,
+    /// What was done with blocks of each size; large allocations at the end.
+    pub classes: Vec<ClassFigures>,
+    /// The page heap when it was largest.
+    pub peak_picture: Option<HeapPicture>,
+    /// The page heap when it was last drawn.
+    pub last_picture: Option<HeapPicture>,
+}
+
+/// The page heap of a process at one moment, by huge page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeapPicture {
+    /// When it was drawn, by the clock that programs stamp their figures with.
+    pub time_ns: u64,
+    /// Bytes of a page of the heap.
+    pub page_bytes: u64,
+    /// How many huge pages the heap had; of a large one not all are in the picture.
+    pub huge_pages: u64,
+    pub cells: Vec<MapCell>,
+}
+
+/// What changes from moment to moment in a process image.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance {
+    pub pid: u64,
+    pub process_began_ticks: u64,
+    pub began_ns: u64,
+    pub live: bool,
     pub heap: HeapFigures,
 }
 
@@ -64,25 +96,59 @@ impl FiguresFile {
     }
 
     /// Keeps what exited images published and makes their slots free, once half of the slots have
-    /// been claimed since the last time; so a build may start more processes than there are slots.
+    /// been claimed since the last time or half of the pictures are taken; so a build may start
+    /// more processes than there are slots.
     pub fn collect(&mut self) {
         let claims = load(&self.figures.header.claims);
-        if claims.wrapping_sub(self.claims_collected) < SLOTS as u64 / 2 {
+        let drawn = self.figures.pictures.iter().filter(|picture| load(&picture.owner) != 0);
+        if claims.wrapping_sub(self.claims_collected) < SLOTS as u64 / 2
+            && drawn.count() < PICTURES / 2
+        {
             return;
         }
         self.claims_collected = claims;
+        // Of a process that executed another program, the image before says nothing more either.
+        let mut newest = HashMap::new();
+        for glance in self.glances() {
+            let began = newest.entry((glance.pid, glance.process_began_ticks)).or_insert(0);
+            *began = glance.began_ns.max(*began);
+        }
         for slot in &self.figures.slots {
-            if let Some(image) = Image::read(slot).filter(|image| image.exited) {
+            let Some(image) = Image::read(self.figures, slot) else { continue };
+            let newest = newest.get(&(image.pid, image.process_began_ticks));
+            if image.exited || newest.is_some_and(|&newest| image.began_ns < newest) {
                 self.kept.push(image);
+                if let Some(picture) = self.figures.picture_of(slot) {
+                    picture.clear();
+                }
                 slot.clear();
             }
         }
     }
 
+    /// What the processes say at this moment.
+    pub fn glances(&self) -> impl Iterator<Item = Glance> {
+        self.claimed().iter().filter_map(|slot| {
+            let state = slot.state.load(Ordering::Acquire);
+            let pid = slot.pid.load(Ordering::Acquire);
+            (state != figures::FREE && pid != 0).then(|| Glance {
+                pid,
+                process_began_ticks: load(&slot.process_began_ticks),
+                began_ns: load(&slot.began_ns),
+                live: state == figures::LIVE,
+                heap: HeapFigures::load(&slot.heap),
+            })
+        })
+    }
+
+    fn claimed(&self) -> &'static [Slot] {
+        let figures: &'static Figures = self.figures;
+        &figures.slots[..(load(&figures.header.claims) as usize).min(SLOTS)]
+    }
+
     /// Everything published so far, in the order in which the images began.
     pub fn images(&self) -> Vec<Image> {
-        let claimed = (load(&self.figures.header.claims) as usize).min(SLOTS);
-        let live = self.figures.slots[..claimed].iter().filter_map(Image::read);
+        let live = self.claimed().iter().filter_map(|slot| Image::read(self.figures, slot));
         let mut images: Vec<Image> = self.kept.iter().cloned().chain(live).collect();
         images.sort_by_key(|image| image.began_ns);
         images
@@ -91,7 +157,7 @@ impl FiguresFile {
 
 impl Image {
     /// Reads a slot; `None` where nobody has published yet.
-    fn read(slot: &Slot) -> Option<Self> {
+    fn read(file: &Figures, slot: &Slot) -> Option<Self> {
         let state = slot.state.load(Ordering::Acquire);
         let pid = slot.pid.load(Ordering::Acquire);
         if state == figures::FREE || pid == 0 {
@@ -99,6 +165,7 @@ impl Image {
         }
         let mut name = [0; NAME_BYTES];
         let name = OsString::from_vec(slot.load_name(&mut name).to_vec());
+        let picture = file.picture_of(slot);
         Some(Self {
             pid,
             parent_pid: load(&slot.parent_pid),
@@ -109,6 +176,23 @@ impl Image {
             exited: state == figures::EXITED,
             kernel: KernelFigures::load(&slot.kernel),
             heap: HeapFigures::load(&slot.heap),
+            classes: slot.classes.iter().map(ClassFigures::load).collect(),
+            peak_picture: picture.and_then(|picture| HeapPicture::read(&picture.peak)),
+            last_picture: picture.and_then(|picture| HeapPicture::read(&picture.latest)),
+        })
+    }
+}
+
+impl HeapPicture {
+    fn read(moment: &Moment) -> Option<Self> {
+        let mut cells = vec![MapCell::default(); PICTURE_CELLS];
+        let drawn = moment.read(&mut cells)?;
+        cells.truncate(usize::try_from(drawn.count).unwrap_or(usize::MAX));
+        Some(Self {
+            time_ns: drawn.time_ns,
+            page_bytes: drawn.page_bytes,
+            huge_pages: drawn.count,
+            cells,
         })
     }
 }

@@ -10,6 +10,7 @@ mod library;
 mod map;
 mod measured;
 mod openmetrics;
+mod page;
 mod preloadable;
 mod probe;
 mod refusal;
@@ -19,6 +20,7 @@ mod sample;
 mod signals;
 mod stat;
 mod text;
+mod timeline;
 
 use clap::{Args, Parser, Subcommand};
 use refusal::{OWN_FAILURE, Refusal};
@@ -59,6 +61,11 @@ struct RunArguments {
     /// Also write the report as JSON to FILE (described in docs/json.md).
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Also write the report as a page to look at in a browser to FILE (described in
+    /// docs/report.md).
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 
     /// The allocator as a library to preload [default: looked for beside this command].
     #[arg(long, value_name = "PATH")]

@@ -6,6 +6,7 @@ use crate::{MapArguments, text};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use sysmem::Error;
 use sysmem::usage::{self, Detail, Mapping, MappingKind, Process};
 
 /// How many parts of a group the text shows; the JSON has them all.
@@ -13,36 +14,36 @@ const PARTS_SHOWN: usize = 8;
 
 /// The address space of a process.
 #[derive(Serialize)]
-struct Map {
-    version: u32,
-    pid: u32,
-    name: String,
-    total: Sizes,
+pub struct Map {
+    pub version: u32,
+    pub pid: u32,
+    pub name: String,
+    pub total: Sizes,
     /// Largest first.
-    groups: Vec<Group>,
+    pub groups: Vec<Group>,
 }
 
 /// Mappings of one kind.
-#[derive(Serialize)]
-struct Group {
-    kind: Kind,
+#[derive(Clone, Serialize)]
+pub struct Group {
+    pub kind: Kind,
     #[serde(flatten)]
-    sizes: Sizes,
+    pub sizes: Sizes,
     /// By file or name, largest first; empty where nothing has a name.
-    parts: Vec<Part>,
+    pub parts: Vec<Part>,
 }
 
-#[derive(Serialize)]
-struct Part {
-    name: String,
+#[derive(Clone, Serialize)]
+pub struct Part {
+    pub name: String,
     #[serde(flatten)]
-    sizes: Sizes,
+    pub sizes: Sizes,
 }
 
 /// What the mappings of a group are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub enum Kind {
     /// Memory that was given a name: the subsystems of a heap.
     Named,
     /// Memory without a name.
@@ -73,7 +74,7 @@ impl Kind {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub fn title(self) -> &'static str {
         match self {
             Kind::Named => "memory by name",
             Kind::Unnamed => "memory without a name",
@@ -90,18 +91,18 @@ impl Kind {
 
 /// Sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-struct Sizes {
-    mappings: u64,
-    virtual_bytes: u64,
-    resident_bytes: u64,
-    proportional_bytes: u64,
-    private_bytes: u64,
-    swapped_bytes: u64,
-    huge_bytes: u64,
-    lazily_freed_bytes: u64,
+pub struct Sizes {
+    pub mappings: u64,
+    pub virtual_bytes: u64,
+    pub resident_bytes: u64,
+    pub proportional_bytes: u64,
+    pub private_bytes: u64,
+    pub swapped_bytes: u64,
+    pub huge_bytes: u64,
+    pub lazily_freed_bytes: u64,
     /// Of memory that may be written to and is private: neither resident nor swapped out. Never
     /// touched or given back; the kernel does not know which.
-    without_memory_bytes: u64,
+    pub without_memory_bytes: u64,
 }
 
 impl Sizes {
@@ -162,20 +163,24 @@ impl Sizes {
 
 pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
     let pid = arguments.pid;
-    let mut gathered = Gathered::default();
-    // Half of it is for names, and a path may have 4 KiB.
-    let mut buffer = vec![0; 32 << 10];
-    usage::mappings(Process::Id(pid), Detail::Pages, &mut buffer, &mut |mapping| {
-        gathered.add(mapping);
-    })
-    .map_err(|error| refused(Some(pid), &error))?;
-    let map = gathered.into_map(pid, name_of(pid));
+    let map = look(pid).map_err(|error| refused(Some(pid), &error))?;
     let page = match arguments.json {
         true => serde_json::to_string_pretty(&map).unwrap_or_default() + "\n",
         false => human(&map),
     };
     let written = io::stdout().lock().write_all(page.as_bytes());
     written.map_err(|error| Refusal::unseen(format!("cannot write the map: {error}")))
+}
+
+/// The address space of a process as it is now.
+pub fn look(pid: u32) -> Result<Map, Error> {
+    let mut gathered = Gathered::default();
+    // Half of it is for names, and a path may have 4 KiB.
+    let mut buffer = vec![0; 32 << 10];
+    usage::mappings(Process::Id(pid), Detail::Pages, &mut buffer, &mut |mapping| {
+        gathered.add(mapping);
+    })?;
+    Ok(gathered.into_map(pid, name_of(pid)))
 }
 
 /// What was seen so far, by kind and name.

@@ -1,13 +1,19 @@
 //! What the report says, as data: the text on standard error and the JSON are two views of it.
 
 use crate::RunArguments;
-use crate::figures::Image;
+use crate::figures::{HeapPicture, Image};
 use crate::run::{End, Watched};
-use crate::sample::{INTERVAL, Sampled};
+use crate::sample::{INTERVAL, Sampled, Space};
+use crate::timeline::{Point, Timeline};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
-use sysmem_alloc::figures::{HeapFigures, KernelFigures, SLOTS};
+use sysmem::usage::{self, NO_LIMIT};
+use sysmem_alloc::class_statistics;
+use sysmem_alloc::figures::{ClassFigures, HeapFigures, KernelFigures, SLOTS};
+
+/// How many descendants are told with their courses, the greatest.
+const COURSES: usize = 12;
 
 /// The version of the JSON, raised when a field changes its meaning or goes away; see docs/json.md.
 const VERSION: u32 = 1;
@@ -26,6 +32,10 @@ pub struct Report {
     pub time: Time,
     /// The program itself, across exec.
     pub program: Process,
+    /// The program's address space, by what it is made of; where courses were wanted.
+    pub address_space: AddressSpace,
+    /// The least limit of the control groups that the run is charged to; none where there is none.
+    pub control_group_limit_bytes: Option<u64>,
     /// Every other process that published figures, greatest peak first.
     pub descendants: Vec<Process>,
     /// How many process images found no room to publish.
@@ -43,6 +53,13 @@ pub struct Time {
     pub system_ns: u64,
 }
 
+/// An address space at two moments.
+#[derive(Default, Serialize)]
+pub struct AddressSpace {
+    pub at_peak: Option<Space>,
+    pub at_end: Option<Space>,
+}
+
 /// One process, across exec.
 #[derive(Serialize)]
 pub struct Process {
@@ -58,6 +75,57 @@ pub struct Process {
     pub heap: Option<Heap>,
     /// The programs that the process was, one after the other.
     pub images: Vec<ImageSummary>,
+    /// What was done with blocks of each size, over all images; sizes that were never used are left
+    /// out.
+    pub size_classes: Vec<SizeClass>,
+    /// How its memory went; empty where that was not wanted, and for most descendants of many.
+    pub course: Timeline,
+    pub page_heap: PageHeap,
+    /// Its number and when it began, in clock ticks; when it published its last figures.
+    #[serde(skip)]
+    identity: Option<(u64, u64)>,
+    #[serde(skip)]
+    ended_ns: Option<u64>,
+}
+
+/// The blocks of one size.
+#[derive(Clone, Serialize)]
+pub struct SizeClass {
+    /// 0 for large allocations, which are whole pages.
+    pub block_bytes: u64,
+    pub allocations: u64,
+    pub frees: u64,
+    pub requested_bytes: u64,
+    pub allocated_bytes: u64,
+    pub freed_bytes: u64,
+}
+
+/// The page heap of the last image at two moments.
+#[derive(Default, Serialize)]
+pub struct PageHeap {
+    pub at_peak: Option<HeapMap>,
+    pub at_end: Option<HeapMap>,
+}
+
+/// The page heap by huge page.
+#[derive(Serialize)]
+pub struct HeapMap {
+    /// Since the start of the run.
+    pub time_ns: u64,
+    pub page_bytes: u64,
+    /// How many huge pages the heap has; of a large one, not all are told.
+    pub huge_pages: u64,
+    pub cells: Vec<HeapCell>,
+}
+
+/// Pages of the heap in one huge page.
+#[derive(Clone, Copy, Serialize)]
+pub struct HeapCell {
+    pub address: u64,
+    pub in_use: u16,
+    pub free: u16,
+    pub given_back: u16,
+    pub unmapped: u16,
 }
 
 /// How a process was last seen.
@@ -123,7 +191,7 @@ serialized! { Kernel from KernelFigures {
 serialized! { Heap from HeapFigures {
     allocations, frees, requested_bytes, allocated_bytes, freed_bytes, in_use_bytes, free_bytes, given_back_bytes,
     heap_reserved_bytes, metadata_bytes, reserved_bytes, prepared_bytes, ready_bytes,
-    peak_ready_bytes, obtained_bytes,
+    peak_ready_bytes, obtained_bytes, soft_limit_bytes, hard_limit_bytes,
 } }
 
 /// What programs published in one run.
@@ -155,11 +223,17 @@ impl Report {
             processes.iter().map(|images| Process::published(images, began_ns)).collect();
         descendants.sort_by_key(|process| std::cmp::Reverse(process.peak_resident.bytes));
         let notes = notes(&program, &watched, turned_away);
+        let mut sampled = watched.sampled;
         let mut program = match program.is_empty() {
             true => Process::silent(pid, path),
             false => Process::published(&program, began_ns),
         };
-        program.add_samples(&watched.sampled);
+        program.add_samples(&sampled);
+        let begun = std::mem::take(&mut sampled.program);
+        program.add_course(&mut sampled, begun, watched.wall);
+        for process in descendants.iter_mut().take(COURSES) {
+            process.add_course(&mut sampled, Timeline::default(), watched.wall);
+        }
         Self {
             version: VERSION,
             arguments: arguments
@@ -176,6 +250,14 @@ impl Report {
             },
             end: watched.end,
             program,
+            address_space: AddressSpace {
+                at_peak: sampled.space_at_peak,
+                at_end: sampled.space_at_end,
+            },
+            control_group_limit_bytes: usage::control_group(usage::Process::Own)
+                .ok()
+                .and_then(|group| group.limit)
+                .filter(|&limit| limit != NO_LIMIT),
             descendants,
             turned_away,
             notes,
@@ -208,6 +290,14 @@ impl Process {
             kernel: Some(Kernel::from(&last.kernel)),
             heap: Some(Heap::from(&heap)),
             images: images.iter().map(|image| ImageSummary::new(image, run_began_ns)).collect(),
+            size_classes: size_classes(images),
+            course: Timeline::default(),
+            page_heap: PageHeap {
+                at_peak: HeapMap::new(last.peak_picture.as_ref(), run_began_ns),
+                at_end: HeapMap::new(last.last_picture.as_ref(), run_began_ns),
+            },
+            identity: Some((last.pid, last.process_began_ticks)),
+            ended_ns: last.exited.then(|| last.updated_ns.saturating_sub(run_began_ns)),
         }
     }
 
@@ -223,6 +313,11 @@ impl Process {
             kernel: None,
             heap: None,
             images: Vec::new(),
+            size_classes: Vec::new(),
+            course: Timeline::default(),
+            page_heap: PageHeap::default(),
+            identity: None,
+            ended_ns: None,
         }
     }
 
@@ -242,6 +337,67 @@ impl Process {
             self.kernel = Some(Kernel::from(&sampled.last));
         }
     }
+}
+
+impl Process {
+    /// Takes its course out of the samples, after what was seen before it published anything; and
+    /// ends it with the figures that it published as it exited.
+    fn add_course(&mut self, sampled: &mut Sampled, begun: Timeline, wall: Duration) {
+        self.course = begun;
+        let sampled = self.identity.and_then(|identity| sampled.courses.remove(&identity));
+        for point in sampled.unwrap_or_default().points {
+            self.course.push(point);
+        }
+        let (Some(heap), Some(ended)) = (&self.heap, self.ended_ns) else { return };
+        if self.course.points.is_empty() && self.final_resident.bytes == 0 {
+            return;
+        }
+        let last = self.course.points.last().map_or(0, |point| point.time_ns);
+        self.course.push(Point {
+            time_ns: ended.min(nanoseconds(wall)).max(last),
+            resident_bytes: self.final_resident.bytes,
+            in_use_bytes: heap.in_use_bytes,
+            free_bytes: heap.free_bytes,
+            given_back_bytes: heap.given_back_bytes,
+        });
+    }
+}
+
+impl HeapMap {
+    fn new(picture: Option<&HeapPicture>, run_began_ns: u64) -> Option<Self> {
+        let picture = picture?;
+        let cells = picture.cells.iter().map(|cell| HeapCell {
+            address: cell.address as u64,
+            in_use: cell.in_use,
+            free: cell.free_backed,
+            given_back: cell.given_back,
+            unmapped: cell.unmapped,
+        });
+        Some(Self {
+            time_ns: picture.time_ns.saturating_sub(run_began_ns),
+            page_bytes: picture.page_bytes,
+            huge_pages: picture.huge_pages,
+            cells: cells.collect(),
+        })
+    }
+}
+
+/// What the images of a process did with blocks of each size, added.
+fn size_classes(images: &[Image]) -> Vec<SizeClass> {
+    let classes = images.iter().map(|image| image.classes.len()).max().unwrap_or(0);
+    let class = |number: usize| {
+        let of_class = || images.iter().filter_map(move |image| image.classes.get(number));
+        let sum = |figure: fn(&ClassFigures) -> u64| of_class().map(figure).sum();
+        SizeClass {
+            block_bytes: class_statistics(number).map_or(0, |class| class.block_bytes),
+            allocations: sum(|class| class.allocations),
+            frees: sum(|class| class.frees),
+            requested_bytes: sum(|class| class.requested_bytes),
+            allocated_bytes: sum(|class| class.allocated_bytes),
+            freed_bytes: sum(|class| class.freed_bytes),
+        }
+    };
+    (0..classes).map(class).filter(|class| class.allocations + class.frees > 0).collect()
 }
 
 impl Resident {
@@ -317,6 +473,7 @@ pub mod tests {
     pub fn report(images: Vec<Image>) -> Report {
         let arguments = RunArguments {
             json: None,
+            report: None,
             library: None,
             quiet: false,
             program: vec!["sort".into(), "-n".into()],
@@ -354,6 +511,9 @@ pub mod tests {
                 in_use_bytes: peak / 4,
                 ..Default::default()
             },
+            classes: Vec::new(),
+            peak_picture: None,
+            last_picture: None,
         }
     }
 
@@ -388,7 +548,7 @@ pub mod tests {
     #[test]
     fn samples_count_where_they_know_more() {
         let last = KernelFigures { resident_bytes: 77, ..Default::default() };
-        let sampled = Sampled { count: 1, peak_resident_bytes: 5000, last };
+        let sampled = Sampled { count: 1, peak_resident_bytes: 5000, last, ..Sampled::default() };
         let mut exited = Process::published(&[image(5, 1, "a", 4096)], 0);
         exited.add_samples(&sampled);
         let peak = Resident { bytes: 5000, source: Source::Sampled };

@@ -3,10 +3,11 @@
 use crate::RunArguments;
 use crate::figures::FiguresFile;
 use crate::library::Library;
+use crate::page;
 use crate::preloadable;
 use crate::refusal::Refusal;
 use crate::report::{Published, Report};
-use crate::sample::{INTERVAL, Sampled, Sampler};
+use crate::sample::{Sampled, Sampler};
 use crate::signals::{self, Signals};
 use crate::text;
 use libc::c_int;
@@ -54,6 +55,7 @@ pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
     preloadable::check(&path, library.elf.target, search)?;
     // Made before the program runs, so that a wrong name does not cost a long run.
     let json = arguments.json.as_deref().map(create).transpose()?;
+    let page = arguments.report.as_deref().map(create).transpose()?;
     let mut figures = FiguresFile::create()
         .map_err(|error| Refusal::own(format!("cannot make the file for figures: {error}")))?;
 
@@ -61,7 +63,9 @@ pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
     let began_ns = monotonic_ns();
     let began = Instant::now();
     let program = start(&path, arguments, &library, &figures, &signals)?;
-    let watched = watch(program, began, &signals, &mut figures)?;
+    let courses = json.is_some() || page.is_some();
+    let sampler = Sampler::new(program, began, courses);
+    let watched = watch(program, sampler, &signals, &mut figures)?;
     let (images, turned_away) = (figures.images(), figures.turned_away());
     let published = Published { images, turned_away, began_ns };
     let report = Report::new(arguments, &path, &library.path, watched, published);
@@ -70,7 +74,11 @@ pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
         let _ = io::stderr().write_all(text::render(&report, text::Style::of_stderr()).as_bytes());
     }
     if let Some((file, path)) = json {
-        write_json(file, path, &report);
+        let text = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+        write_out(file, path, text.as_bytes());
+    }
+    if let Some((file, path)) = page {
+        write_out(file, path, page::render(&report).as_bytes());
     }
     Ok(report.end)
 }
@@ -124,12 +132,11 @@ fn start(
 /// Waits until the program ends; meanwhile passes signals on, follows its stops, takes samples.
 fn watch(
     program: Pid,
-    began: Instant,
+    mut sampler: Sampler,
     signals: &Signals,
     figures: &mut FiguresFile,
 ) -> Result<Watched, Refusal> {
-    let mut sampler = Sampler::new(program);
-    let mut next_sample = Instant::now() + INTERVAL;
+    let mut next_sample = Instant::now() + sampler.interval();
     let mut stopped = false;
     loop {
         let taken = signals.take(next_sample.saturating_duration_since(Instant::now()));
@@ -149,7 +156,7 @@ fn watch(
                 }
                 What::Continued => stopped = false,
                 What::Ended(end) => {
-                    let wall = began.elapsed();
+                    let wall = sampler.began.elapsed();
                     let (user, system) = (change.user, change.system);
                     let sampled = sampler.sampled;
                     return Ok(Watched { pid: program, end, wall, user, system, sampled });
@@ -163,9 +170,9 @@ fn watch(
             }
         }
         if Instant::now() >= next_sample {
-            sampler.take();
+            sampler.take(figures);
             figures.collect();
-            next_sample = Instant::now() + INTERVAL;
+            next_sample = Instant::now() + sampler.interval();
         }
     }
 }
@@ -226,11 +233,8 @@ fn create(path: &Path) -> Result<(File, &Path), Refusal> {
 }
 
 /// A report that was asked for and could not be written is not worth the program's status.
-fn write_json(mut file: File, path: &Path, report: &Report) {
-    let written = serde_json::to_writer_pretty(&mut file, report)
-        .map_err(io::Error::from)
-        .and_then(|()| file.write_all(b"\n"));
-    if let Err(error) = written {
+fn write_out(mut file: File, path: &Path, text: &[u8]) {
+    if let Err(error) = file.write_all(text) {
         let _ = writeln!(io::stderr(), "sysmem: {}", cannot_write(path, &error).reason);
     }
 }

@@ -77,6 +77,15 @@ impl<O: Os + Clone> PageHeap<O> {
 }
 
 impl<O: Os + Clone> Pages<O> {
+    /// The soft and the hard limit in bytes, `u64::MAX` for none.
+    pub(crate) fn limit_bytes(&self, shift: u32) -> (u64, u64) {
+        let bytes = |npages: usize| match npages {
+            npages if npages >= usize::MAX >> shift => u64::MAX,
+            npages => (npages as u64) << shift,
+        };
+        self.limits.map_or((u64::MAX, u64::MAX), |limits| (bytes(limits.soft), bytes(limits.hard)))
+    }
+
     /// The pages that would be in memory if these were handed out.
     fn wanted(&self, index: usize, first: usize, npages: usize) -> usize {
         let missing = self.regions[index].pages.count_unbacked(first, npages);

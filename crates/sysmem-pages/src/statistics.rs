@@ -24,6 +24,10 @@ pub struct Statistics {
     pub reserved: u64,
     /// The heap's own records, beside all of these.
     pub metadata: u64,
+    /// The soft limit on memory in use and free, `u64::MAX` for none.
+    pub soft_limit: u64,
+    /// The hard limit on the same.
+    pub hard_limit: u64,
 
     /// Runs handed out.
     pub allocations: u64,
@@ -53,6 +57,7 @@ impl<O: Os + Clone> Pages<O> {
         let npages: usize = self.regions.iter().map(|region| region.pages.npages()).sum();
         let mapped: usize = self.regions.iter().map(|region| region.pages.mapped()).sum();
         let counts = &self.counts;
+        let (soft_limit, hard_limit) = self.limit_bytes(shift);
         Statistics {
             in_use: bytes(self.in_use),
             peak_in_use: bytes(counts.peak_in_use),
@@ -62,6 +67,8 @@ impl<O: Os + Clone> Pages<O> {
             unmapped: bytes(npages - mapped),
             reserved: bytes(npages),
             metadata: self.metadata.bytes() as u64,
+            soft_limit,
+            hard_limit,
             allocations: counts.allocations,
             frees: counts.frees,
             extensions: counts.extensions,

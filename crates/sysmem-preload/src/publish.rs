@@ -6,18 +6,26 @@
 //! must not be cancelled inside malloc. Where anything fails the program goes on unpublished; the
 //! command says so in its report.
 
+mod picture;
+
 use core::ffi::{CStr, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use sysmem::native::keeping_errno;
-use sysmem_alloc::figures::{self, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot};
+use sysmem_alloc::figures::{
+    self, ClassFigures, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot,
+};
+use sysmem_alloc::{Occasion, SIZE_CLASSES};
 
 /// How often the allocator's figures are published at most.
 const HEAP_EVERY_NS: u64 = 10_000_000;
 
-/// How often the kernel's figures are read at most. Rarely: while the file is open it takes up the
-/// lowest free descriptor, which another thread may be about to count on.
+/// The same when memory stays as it is for a while, so that what is published is what stays.
+const SETTLED_EVERY_NS: u64 = 1_000_000;
+
+/// How often the kernel's figures are read at most, and those of each size. Rarely: while the file
+/// is open it takes up the lowest free descriptor, which another thread may be about to count on.
 const KERNEL_EVERY_NS: u64 = 1_000_000_000;
 
 /// How often the allocator is asked for its last figures, should it be at work.
@@ -30,6 +38,9 @@ static KERNEL_DUE_NS: AtomicU64 = AtomicU64::new(0);
 /// What had been counted when this process was forked: it belongs to the parent.
 static BEFORE_FORK: [AtomicU64; HeapFigures::COUNT] =
     [const { AtomicU64::new(0) }; HeapFigures::COUNT];
+/// The same for each size of blocks.
+static CLASSES_BEFORE_FORK: [[AtomicU64; ClassFigures::COUNT]; SIZE_CLASSES + 1] =
+    [const { [const { AtomicU64::new(0) }; ClassFigures::COUNT] }; SIZE_CLASSES + 1];
 
 /// Maps the file that the environment names and claims a slot in it; for the library's
 /// constructor. Does nothing in a setuid program, whose environment is not to be trusted.
@@ -59,19 +70,25 @@ pub fn open_from_environment() {
 
 /// Publishes the allocator's figures if the last time is long enough ago; cheap enough for the
 /// allocator's slow paths.
-pub fn publish_if_due() {
+pub fn publish_if_due(occasion: Occasion) {
     if SLOT.load(Ordering::Relaxed).is_null() {
         return;
     }
     let now = clock_ns(libc::CLOCK_MONOTONIC_COARSE);
-    if !falls_due(&HEAP_DUE_NS, now, HEAP_EVERY_NS) {
+    let settled = occasion == Occasion::Settled && is_settled(now);
+    if !falls_due(&HEAP_DUE_NS, now, HEAP_EVERY_NS) && !settled {
         return;
     }
     keeping_errno(|| {
         let Some(slot) = own_slot() else { return };
-        store_heap(slot);
-        if falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS) {
+        let heap = store_heap(slot);
+        let rarely = falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
+        if rarely {
             store_kernel(slot, false);
+            store_classes(slot);
+        }
+        if let (Some(heap), Some(figures)) = (heap, figures_file()) {
+            picture::draw_if_due(figures, slot, &heap, rarely || settled);
         }
     });
 }
@@ -80,10 +97,13 @@ pub fn publish_if_due() {
 /// last of the child's fork handlers, when the allocator works again.
 pub fn after_fork_in_child() {
     SLOT.store(ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: the pointer is null or the mapping that `map` made, which is never unmapped.
-    let Some(figures) = (unsafe { FIGURES.load(Ordering::Acquire).as_ref() }) else { return };
+    let Some(figures) = figures_file() else { return };
     keeping_errno(|| {
         heap_figures().unwrap_or_default().store(&BEFORE_FORK);
+        for (class, words) in CLASSES_BEFORE_FORK.iter().enumerate() {
+            class_figures(class).store(words);
+        }
+        picture::begin();
         claim_slot(figures);
     });
 }
@@ -96,12 +116,16 @@ pub fn at_exit() {
         SLOT.store(ptr::null_mut(), Ordering::Relaxed);
         // Another thread is soon done; one that a signal handler interrupted never is.
         for _ in 0..LAST_TRIES {
-            if store_heap(slot) {
+            if let Some(heap) = store_heap(slot) {
+                if let Some(figures) = figures_file() {
+                    picture::draw_last(figures, slot, &heap);
+                }
                 break;
             }
             // SAFETY: the call takes nothing.
             unsafe { libc::sched_yield() };
         }
+        store_classes(slot);
         store_kernel(slot, true);
         slot.state.store(figures::EXITED, Ordering::Release);
     });
@@ -130,6 +154,7 @@ pub extern "C" fn _Exit(status: c_int) -> ! {
 /// thread that a signal handler interrupted to end the process here.
 fn heap_figures() -> Option<HeapFigures> {
     let heap = sysmem_alloc::try_statistics()?;
+    let limit = |bytes| if bytes == u64::MAX { 0 } else { bytes };
     let mut figures = HeapFigures {
         allocations: heap.allocations,
         frees: heap.frees,
@@ -141,6 +166,8 @@ fn heap_figures() -> Option<HeapFigures> {
         given_back_bytes: heap.pages.given_back,
         heap_reserved_bytes: heap.pages.reserved,
         metadata_bytes: heap.metadata_bytes + heap.pages.metadata,
+        soft_limit_bytes: limit(heap.pages.soft_limit),
+        hard_limit_bytes: limit(heap.pages.hard_limit),
         ..HeapFigures::default()
     };
     for account in sysmem::accounts() {
@@ -218,6 +245,11 @@ fn claim_slot(figures: &'static Figures) {
     SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
 }
 
+fn figures_file() -> Option<&'static Figures> {
+    // SAFETY: the pointer is null or the mapping that `map` made, which is never unmapped.
+    unsafe { FIGURES.load(Ordering::Acquire).as_ref() }
+}
+
 /// This process's slot; none where the process is the child of a vfork or of a bare clone, in
 /// which no fork handler ran and the slot is another's.
 fn own_slot() -> Option<&'static Slot> {
@@ -228,12 +260,32 @@ fn own_slot() -> Option<&'static Slot> {
     (slot.pid.load(Ordering::Relaxed) == pid).then_some(slot)
 }
 
-/// Stores what the allocator says, if it can say it now; whether it could.
-fn store_heap(slot: &Slot) -> bool {
-    let Some(now) = heap_figures() else { return false };
+/// Stores what the allocator says, and returns it, if it can say it now.
+fn store_heap(slot: &Slot) -> Option<HeapFigures> {
+    let now = heap_figures()?;
     now.since(&HeapFigures::load(&BEFORE_FORK)).store(&slot.heap);
     slot.updated_ns.store(clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
-    true
+    Some(now)
+}
+
+/// Stores what was done with blocks of each size.
+fn store_classes(slot: &Slot) {
+    for (class, words) in slot.classes.iter().enumerate() {
+        let before = ClassFigures::load(&CLASSES_BEFORE_FORK[class]);
+        class_figures(class).since(&before).store(words);
+    }
+}
+
+/// The figures of a size class; behind the last, those of large allocations.
+fn class_figures(class: usize) -> ClassFigures {
+    let figures = sysmem_alloc::class_statistics(class);
+    ClassFigures::from(figures.unwrap_or_else(sysmem_alloc::large_statistics))
+}
+
+/// Whether the last publication is a little while ago.
+fn is_settled(now: u64) -> bool {
+    let published = HEAP_DUE_NS.load(Ordering::Relaxed).saturating_sub(HEAP_EVERY_NS);
+    now >= published + SETTLED_EVERY_NS
 }
 
 /// Stores what the kernel says. The walk over all pages that tells huge pages from small ones

@@ -1,0 +1,116 @@
+//! The report as a page to look at: one file, nothing fetched, pictures that need no script.
+//!
+//! Every picture is inline SVG with a title and a description; the script adds what a pointer or the
+//! arrow keys ask for, from the same JSON that `--json` writes. Colours differ in lightness as well
+//! as in hue, so that they hold for every eye and on paper.
+
+mod chart;
+pub mod heat_map;
+mod memory;
+mod sizes;
+mod space;
+mod summary;
+mod tables;
+
+use crate::report::Report;
+use crate::run::End;
+use crate::text::{duration, printable};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+const STYLE: &str = include_str!("page/style.css");
+const COLORS: &str = include_str!("page/colors.css");
+const SCRIPT: &str = include_str!("page/script.js");
+
+/// Nothing may be fetched, whatever a name or an argument contains.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                      img-src data:";
+
+/// The whole page.
+pub fn render(report: &Report) -> String {
+    let command = printable(&report.arguments.join(" "));
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { "Memory of " (command) }
+                link rel="icon" href="data:,";
+                style { (PreEscaped(COLORS)) (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    p.kind { "Memory report" }
+                    h1 { code { (command) } }
+                    p.about { (about(report)) }
+                }
+                main {
+                    (summary::section(report))
+                    (memory::section(report))
+                    @if let Some(space) = space::section(report) { (space) }
+                    (heat_map::section(report))
+                    @if let Some(sizes) = sizes::section(report) { (sizes) }
+                    (tables::kernel(report))
+                    (tables::processes(report))
+                    (tables::notes(report))
+                }
+                div #tip role="status" aria-live="polite" hidden {}
+                script type="application/json" id="report" { (PreEscaped(json(report))) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn about(report: &Report) -> Markup {
+    let end = match &report.end {
+        End::Exited { status } => format!("exited with status {status}"),
+        End::Killed { signal, name } => format!("killed by {name} (signal {signal})"),
+    };
+    let time = &report.time;
+    html! {
+        "Process " (report.program.pid) ", " (end) " after " (duration(time.wall_ns)) "; CPU time "
+        (duration(time.user_ns + time.system_ns)) " (user " (duration(time.user_ns)) ", system "
+        (duration(time.system_ns)) ")."
+    }
+}
+
+/// The report for the script. A `<` inside JSON text could end the element.
+fn json(report: &Report) -> String {
+    serde_json::to_string(report).unwrap_or_default().replace('<', "\\u003c")
+}
+
+/// A section with a heading, and a sentence that says how to read what follows.
+fn titled(id: &str, heading: &str, reading: Markup, content: Markup) -> Markup {
+    html! {
+        section id=(id) aria-labelledby={ (id) "-heading" } {
+            h2 id={ (id) "-heading" } { (heading) }
+            @if !reading.0.is_empty() { p.reading { (reading) } }
+            (content)
+        }
+    }
+}
+
+/// A legend: what each colour is, and how much of it there is.
+fn legend(entries: &[(&str, &str, String)]) -> Markup {
+    html! {
+        ul.legend {
+            @for (class, name, figure) in entries {
+                li {
+                    svg.key width="14" height="14" viewBox="0 0 14 14" aria-hidden="true" {
+                        @if class.starts_with("line") {
+                            path class=(class) d="M0 7H14" {}
+                        } @else {
+                            rect class=(class) width="14" height="14" {}
+                        }
+                    }
+                    " " (name)
+                    @if !figure.is_empty() { " " b { (figure) } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! When the page heap is drawn: rarely, and when it is larger than ever before.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use sysmem_alloc::figures::{Figures, HeapFigures, PICTURES, Picture, Slot};
+
+use super::clock_ns;
+
+/// A heap that was never larger than this is drawn at the exit only.
+const WORTH_DRAWING: u64 = 4 << 20;
+
+/// The most memory that the heap had when its peak was drawn.
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// Begins anew, in the child of a fork.
+pub(super) fn begin() {
+    PEAK.store(0, Ordering::Relaxed);
+}
+
+/// Draws the heap as it is now, at the latest where `rarely` says so; as its peak where it has a
+/// sixteenth more memory than at the last one.
+pub(super) fn draw_if_due(figures: &Figures, slot: &Slot, heap: &HeapFigures, rarely: bool) {
+    let memory = heap.in_use_bytes + heap.free_bytes;
+    let peak = PEAK.load(Ordering::Relaxed);
+    let higher = memory > peak + peak / 16;
+    if memory < WORTH_DRAWING && peak == 0 || !(rarely || higher) {
+        return;
+    }
+    draw(figures, slot, memory, higher);
+}
+
+/// Draws the heap as it is at the exit; of a small one only where there is plenty of room.
+pub(super) fn draw_last(figures: &Figures, slot: &Slot, heap: &HeapFigures) {
+    let memory = heap.in_use_bytes + heap.free_bytes;
+    let is_free = |picture: &&Picture| picture.owner.load(Ordering::Relaxed) == 0;
+    if memory < WORTH_DRAWING && figures.pictures.iter().filter(is_free).count() <= PICTURES / 2 {
+        return;
+    }
+    draw(figures, slot, memory, memory > PEAK.load(Ordering::Relaxed));
+}
+
+fn draw(figures: &Figures, slot: &Slot, memory: u64, peak: bool) {
+    let Some(picture) = figures.claim_picture(slot) else { return };
+    let now = clock_ns(libc::CLOCK_MONOTONIC);
+    if peak && picture.peak.draw(now) {
+        PEAK.store(memory, Ordering::Relaxed);
+    }
+    picture.latest.draw(now);
+}
