@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use harness::run;
-use sysmem::os::{freebsd::FreeBsd, linux::Linux, netbsd::NetBsd, openbsd::OpenBsd};
+use sysmem::os::{darwin::Darwin, dragonfly::DragonFly, freebsd::FreeBsd, illumos::Illumos};
+use sysmem::os::{linux::Linux, netbsd::NetBsd, openbsd::OpenBsd, windows::Windows};
 use sysmem::sim::{self, Backing, LazilyFreed, Mapping, Overcommit, Settings, Simulated, System};
 use sysmem::{Errno, Inheritance, Os, PageRange, Protection};
 use sysmem_probe::{Access, Options, Platform, Running, Seen, Signal, Summary};
@@ -144,15 +145,53 @@ fn every_promise_is_kept_by_simulated_linux_on_real_memory() {
     );
 }
 
+/// Runs the suite on a backend over its simulated kernel: on both backings, with pages of each
+/// size that the system has; lazily freed pages are dropped early, late, or as the seed says.
+fn passes_everywhere<S: System, O: Os>(
+    new: fn(Simulated<S>) -> O,
+    page_sizes: &[usize],
+    version: (u32, u32),
+) {
+    let mut lazily_freed =
+        [LazilyFreed::Dropped, LazilyFreed::Kept, LazilyFreed::Adversarial].into_iter().cycle();
+    for backing in [HEAP, REAL] {
+        for &page_size in page_sizes {
+            let real = backing.backing == Backing::Real;
+            let page_size = if real { page_size.max(sysmem::page_size()) } else { page_size };
+            let lazily_freed = lazily_freed.next().unwrap();
+            passes_as(new, Settings { version, page_size, lazily_freed, ..backing.clone() });
+        }
+    }
+}
+
+const KIB: usize = 1 << 10;
+
 #[test]
 fn every_promise_is_kept_by_the_simulated_bsds() {
-    for backing in [HEAP, REAL] {
-        for lazily_freed in [LazilyFreed::Dropped, LazilyFreed::Kept] {
-            let settings = Settings { version: (1, 0), lazily_freed, ..backing.clone() };
-            passes_as::<sim::FreeBsd, _>(FreeBsd::new, settings.clone());
-            passes_as::<sim::NetBsd, _>(NetBsd::new, settings.clone());
-            passes_as::<sim::OpenBsd, _>(OpenBsd::new, settings);
-        }
+    // FreeBSD and NetBSD have larger pages on some machines (PAGE_SIZE of <machine/param.h>: 16 KiB
+    // on arm64 by option, 8 KiB on sparc64), OpenBSD has 8 KiB and 16 KiB ones.
+    passes_everywhere::<sim::FreeBsd, _>(FreeBsd::new, &[4 * KIB, 16 * KIB], (1, 0));
+    passes_everywhere::<sim::NetBsd, _>(NetBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
+    passes_everywhere::<sim::OpenBsd, _>(OpenBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
+    passes_everywhere::<sim::DragonFly, _>(DragonFly::new, &[4 * KIB], (1, 0));
+}
+
+#[test]
+fn every_promise_is_kept_by_simulated_illumos() {
+    // 8 KiB on sparc.
+    passes_everywhere::<sim::Illumos, _>(Illumos::new, &[4 * KIB, 8 * KIB], (1, 0));
+}
+
+#[test]
+fn every_promise_is_kept_by_simulated_darwin() {
+    // 16 KiB on arm64.
+    passes_everywhere::<sim::Darwin, _>(Darwin::new, &[4 * KIB, 16 * KIB], (1, 0));
+}
+
+#[test]
+fn every_promise_is_kept_by_simulated_windows_with_virtual_alloc_2_and_without() {
+    for version in [(6, 1), (10, 1803)] {
+        passes_everywhere::<sim::Windows, _>(Windows::new, &[4 * KIB], version);
     }
 }
 

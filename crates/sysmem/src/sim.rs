@@ -47,6 +47,7 @@ mod shared;
 mod unix;
 mod views;
 mod watched;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -77,6 +78,7 @@ pub use netbsd::NetBsd;
 pub use openbsd::OpenBsd;
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
 pub use watched::{Call, Faults, Faulty, Record, Trace, Traced, Watch, Watched};
+pub use windows::Windows;
 
 /// The rules of a simulated kernel, which are methods of [`UnixSystem`] where it is a Unix. The
 /// calls that only some have are implemented for the [`Simulated`] kernel of each that has them.

@@ -122,13 +122,17 @@ impl<K: DarwinCalls> UnixRules<K> for DarwinRules {
         if policy.source == Source::PerThread {
             return os.reserve_and_trim(hint, len, align, policy);
         }
-        // The first free place from the hint upward.
-        os.kernel.mach_vm_map(hint, len, align - 1, VM_FLAGS_ANYWHERE, maximum(policy)).map_err(
-            |answer| match answer {
-                KERN_NO_SPACE | KERN_RESOURCE_SHORTAGE => ENOMEM,
-                _ => EINVAL,
-            },
-        )
+        // The first free place from the hint upward, or from the lowest address.
+        let reserve =
+            |hint| os.kernel.mach_vm_map(hint, len, align - 1, VM_FLAGS_ANYWHERE, maximum(policy));
+        let reserved = match reserve(hint) {
+            Err(KERN_NO_SPACE) if hint != 0 => reserve(0),
+            answer => answer,
+        };
+        reserved.map_err(|answer| match answer {
+            KERN_NO_SPACE | KERN_RESOURCE_SHORTAGE => ENOMEM,
+            _ => EINVAL,
+        })
     }
 
     fn reserve_at(

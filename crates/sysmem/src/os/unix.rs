@@ -12,6 +12,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::calls::{Kernel, Mincore, UnixCalls, time_and_parking};
+use crate::os::nearest::ADDRESS_END;
 use crate::os::{
     BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Placement, Policy,
     ReserveOptions, Source, UnusedContract,
@@ -351,6 +352,8 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
                 let limit = R::limit_behind(&self.kernel, operation, range.len);
                 ErrorKind::OutOfMemory { errno: Some(errno), limit }
             }
+            // To DragonFly and Darwin such a length is invalid.
+            false if range.len > ADDRESS_END => ErrorKind::TooLong,
             false => ErrorKind::System(errno),
         };
         range.error(operation, kind)

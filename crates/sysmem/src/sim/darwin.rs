@@ -38,6 +38,8 @@ const RLIMIT_MEMLOCK: i32 = 6;
 const IN_USE: u8 = 2 | 4;
 const ANONYMOUS: u8 = 0x80;
 const KERN_INVALID_ADDRESS: i32 = 1;
+/// `MACH_VM_MAX_ADDRESS` of arm64.
+const END: usize = 1 << 47;
 
 /// Whether so much may be mapped: `vm_map_enter` looks once the new mapping is there, and takes it
 /// back. `RLIMIT_AS` and `RLIMIT_DATA` are both held against the size of the whole map (since
@@ -132,7 +134,7 @@ impl UnixSystem for Darwin {
         };
         let range = start..start + len;
         // `vm_map_locate_space_fixed`: KERN_INVALID_ADDRESS.
-        if !machine.has(&range) || end > 1 << 47 {
+        if !machine.has(&range) || end > END {
             return Err(ENOMEM);
         }
         machine.own("a fixed mapping", &range);
@@ -368,7 +370,11 @@ impl MachVm for Simulated<Darwin> {
 
     fn mach_vm_region(&self, address: usize) -> Option<(usize, usize)> {
         let machine = &*self.call();
-        let found = machine.mappings.iter().find(|mapping| mapping.end > address)?;
-        Some((found.start, found.len()))
+        // Below and above the space of the process, all is taken.
+        let space = machine.space();
+        let (below, above) = (0..space.start, space.end..END);
+        let inside = machine.mappings.iter().map(|mapping| mapping.start..mapping.end);
+        let mut regions = [below].into_iter().chain(inside).chain([above]);
+        regions.find(|region| region.end > address).map(|region| (region.start, region.len()))
     }
 }

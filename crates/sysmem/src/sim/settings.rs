@@ -43,7 +43,8 @@ pub enum Overcommit {
 }
 
 /// How a simulated kernel is built and what it allows. What a system has not, its kernel does not
-/// look at: `RLIMIT_DATA` is a limit on Linux and OpenBSD, `RLIMIT_AS` on all but OpenBSD.
+/// look at: `RLIMIT_DATA` is a limit on Linux, OpenBSD and Darwin, `RLIMIT_AS` on all but OpenBSD
+/// and Windows.
 ///
 /// ```
 /// use sysmem::sim::{Settings, Simulated};
@@ -62,11 +63,13 @@ pub struct Settings {
     pub alignment: usize,
     /// The size of a page in bytes, from 4 KiB to 64 KiB.
     pub page_size: usize,
-    /// The version of a Linux. Every feature is there from the version on that has it.
+    /// The version of a Linux, or of a Windows: (10, 1803). Every feature is there from the version
+    /// on that has it.
     pub version: (u32, u32),
     /// `RLIMIT_AS` in bytes.
     pub address_space_limit: u64,
-    /// `RLIMIT_MEMLOCK` in bytes, which the BSDs look at.
+    /// `RLIMIT_MEMLOCK` in bytes, which Linux alone does not look at; the least working set of
+    /// Windows.
     pub locked_limit: u64,
     /// `RLIMIT_SWAP` of FreeBSD in bytes, enforced (`vm.overcommit` bit 1) where it is one.
     pub swap_limit: u64,
@@ -76,7 +79,8 @@ pub struct Settings {
     /// below and above its address space.
     pub max_map_count: usize,
     /// How promises of memory are charged. FreeBSD enforces its swap (`vm.overcommit` bit 0) where
-    /// it is `Never`; the other BSDs promise everything.
+    /// it is `Never`; the other BSDs and Darwin promise everything. illumos and Windows never
+    /// promise what they do not have: the number says how much that is.
     pub overcommit: Overcommit,
     /// Lock every new mapping, as after `mlockall(MCL_FUTURE)`.
     pub lock_new_mappings: bool,
@@ -107,11 +111,14 @@ pub struct Settings {
     pub allow_jit: bool,
     /// `kern.elf64.aslr.enable` of FreeBSD: a hint is where to begin, not where to be.
     pub aslr: bool,
+    /// Whether the process may have large pages of Windows (`SeLockMemoryPrivilege`).
+    pub lock_memory_privilege: bool,
     /// When lazily freed pages lose their contents.
     pub lazily_freed: LazilyFreed,
     /// New mappings leave small gaps to their neighbours at times, instead of joining them.
     pub scattered: bool,
-    /// A rival thread maps memory of its own wherever a failed replacement left a hole.
+    /// A rival thread maps memory of its own wherever a failed replacement left a hole; on Windows
+    /// at times where something was released.
     pub rival: bool,
     /// Time passes only when [`advance`](super::Simulated::advance) says so.
     pub clock_stands: bool,
@@ -147,6 +154,7 @@ impl Settings {
             executable_objects: true,
             allow_jit: true,
             aslr: true,
+            lock_memory_privilege: false,
             lazily_freed: LazilyFreed::Adversarial,
             scattered: true,
             rival: false,

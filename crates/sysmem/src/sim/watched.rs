@@ -3,14 +3,16 @@
 
 use std::boxed::Box;
 use std::ffi::{CStr, CString};
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 use super::random::Random;
 use crate::calls::{
-    Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, NameMapping, PageSizes,
-    ProcessControl, ProcessMadvise, Remap, ResourceUsage, Resources, SharedMemory, SwitchPerThread,
-    Sysctl, SysctlByName, UnixCalls, WriteFiles, time_and_parking,
+    AddressRequirements, Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit,
+    NameMapping, PageSizes, ProcessControl, ProcessMadvise, Region, Remap, ResourceUsage,
+    Resources, SharedMemory, SwitchPerThread, Sysctl, SysctlByName, UnixCalls, VirtualMemory,
+    WorkingSetPage, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -34,6 +36,12 @@ pub enum Call {
     Memcntl { address: usize, len: usize, command: i32, page_size: usize },
     PageSizes,
     MachVmMap { address: usize, len: usize, mask: usize, flags: i32, maximum: i32 },
+    VirtualAlloc { address: usize, len: usize, kind: u32, protection: u32 },
+    ReserveWhere { requirements: AddressRequirements, len: usize },
+    VirtualFree { address: usize, len: usize, kind: u32 },
+    UnmapView { address: usize },
+    VirtualProtect { address: usize, len: usize, protection: u32 },
+    WorkingSet { pages: usize },
     Sysctl { mib: Vec<i32> },
     SysctlByName { name: CString },
     CreateMemory { name: CString, len: usize },
@@ -399,6 +407,79 @@ impl<K: MachVm, W: Watch> MachVm for Watched<K, W> {
 
     fn mach_vm_region(&self, address: usize) -> Option<(usize, usize)> {
         self.kernel.mach_vm_region(address)
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: VirtualMemory, W: Watch> VirtualMemory for Watched<K, W> {
+    fn allocation_granularity(&self) -> usize {
+        self.kernel.allocation_granularity()
+    }
+
+    unsafe fn virtual_alloc(
+        &self,
+        address: *mut u8,
+        len: usize,
+        kind: u32,
+        protection: u32,
+    ) -> Result<*mut u8, Errno> {
+        let call = Call::VirtualAlloc { address: address.addr(), len, kind, protection };
+        // SAFETY: the caller's promise.
+        let run = || unsafe { self.kernel.virtual_alloc(address, len, kind, protection) };
+        self.pass(call, run, address_of)
+    }
+
+    fn reserve_where(
+        &self,
+        requirements: AddressRequirements,
+        len: usize,
+    ) -> Option<Result<*mut u8, Errno>> {
+        // Where the call is missing, there is nothing to fail.
+        let mut missing = false;
+        let run = || {
+            let answer = self.kernel.reserve_where(requirements, len);
+            missing = answer.is_none();
+            answer.unwrap_or(Ok(ptr::null_mut()))
+        };
+        let answer = self.pass(Call::ReserveWhere { requirements, len }, run, address_of);
+        (!missing).then_some(answer)
+    }
+
+    unsafe fn virtual_free(&self, address: *mut u8, len: usize, kind: u32) -> Result<(), Errno> {
+        let call = Call::VirtualFree { address: address.addr(), len, kind };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.virtual_free(address, len, kind) }, no_number)
+    }
+
+    unsafe fn unmap_view(&self, address: *mut u8) -> Result<(), Errno> {
+        let call = Call::UnmapView { address: address.addr() };
+        // SAFETY: the caller's promise.
+        self.pass(call, || unsafe { self.kernel.unmap_view(address) }, no_number)
+    }
+
+    unsafe fn virtual_protect(
+        &self,
+        address: *mut u8,
+        len: usize,
+        protection: u32,
+    ) -> Result<(), Errno> {
+        let call = Call::VirtualProtect { address: address.addr(), len, protection };
+        // SAFETY: the caller's promise.
+        let run = || unsafe { self.kernel.virtual_protect(address, len, protection) };
+        self.pass(call, run, no_number)
+    }
+
+    fn virtual_query(&self, address: usize) -> Option<Region> {
+        self.kernel.virtual_query(address)
+    }
+
+    fn working_set(&self, pages: &mut [WorkingSetPage]) -> Result<(), Errno> {
+        let call = Call::WorkingSet { pages: pages.len() };
+        self.pass(call, || self.kernel.working_set(pages), no_number)
+    }
+
+    fn commit_limit(&self) -> Option<u64> {
+        self.kernel.commit_limit()
     }
 }
 

@@ -72,13 +72,15 @@ fn run<S: System>(world: &mut World<S>, operations: &[Operation]) {
     }
 }
 
-/// Runs a property on that many cases.
+/// Runs a property on that many cases, or by as much more as `PROPTEST_CASES` is above its default.
 fn check<T: Strategy>(
     cases: u32,
     strategy: T,
     property: impl Fn(T::Value) -> Result<(), TestCaseError>,
 ) {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let default = ProptestConfig::default();
+    let cases = (u64::from(cases) * u64::from(default.cases)).div_ceil(256) as u32;
+    let config = ProptestConfig { cases, failure_persistence: None, ..default };
     if let Err(failure) = TestRunner::new(config).run(&strategy, property) {
         panic!("{failure}");
     }
@@ -204,4 +206,5 @@ on_each_system! {
     dragonfly: DragonFly,
     illumos: Illumos,
     darwin: Darwin,
+    windows: Windows,
 }

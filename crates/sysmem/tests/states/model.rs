@@ -97,7 +97,7 @@ impl<S: System> World<S> {
         let munmap_refused = self.munmap_refused.clone();
         self.faulty.fail_when(move |index, call| {
             let fail = calls.contains(&index);
-            munmap_refused.fetch_or(fail && matches!(call, Call::Munmap { .. }), Relaxed);
+            munmap_refused.fetch_or(fail && removes(call), Relaxed);
             fail.then_some(errno)
         });
     }
@@ -116,7 +116,7 @@ impl<S: System> World<S> {
             Operation::Fork => {
                 // The answer is the kernel's alone; what matters is what is shared meanwhile.
                 self.child = match self.child.take() {
-                    None => self.kernel.fork().ok(),
+                    None => S::fork(&self.kernel),
                     Some(_) => None,
                 }
             }
@@ -509,6 +509,12 @@ impl<S: System> World<S> {
         self.check();
         self.kernel.verify();
     }
+}
+
+/// Whether a call was to take memory away.
+fn removes(call: &Call) -> bool {
+    const MEM_RELEASE: u32 = 0x8000;
+    matches!(call, Call::Munmap { .. } | Call::VirtualFree { kind: MEM_RELEASE, .. })
 }
 
 fn given_back(page: Page, how: GiveBack) -> Result<Page, ErrorKind> {

@@ -1,9 +1,9 @@
 //! What the model must know of each system.
 
-use sysmem::os::{Os, darwin, dragonfly, freebsd, illumos, linux, netbsd, openbsd};
-use sysmem::sim::{self, Faulty, Overcommit, Settings, Simulated};
+use sysmem::os::{Os, darwin, dragonfly, freebsd, illumos, linux, netbsd, openbsd, windows};
+use sysmem::sim::{self, Child, Faulty, Overcommit, Settings, Simulated};
 
-pub trait System: sim::UnixSystem {
+pub trait System: sim::System {
     /// The backend on the simulated kernel.
     type Os: Os + Clone + 'static;
 
@@ -17,6 +17,9 @@ pub trait System: sim::UnixSystem {
     const TELLS_A_HOLE: bool = true;
 
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os;
+
+    /// Forks a child, if the kernel does.
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>>;
 
     /// Whether promises of memory are refused, and the backend is to keep Reserved pages out of
     /// them.
@@ -49,6 +52,10 @@ impl System for sim::Linux {
         linux::Linux::new(kernel)
     }
 
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
+    }
+
     fn is_strict(settings: &Settings) -> bool {
         matches!(settings.overcommit, Overcommit::Never { .. }) && settings.proc_mounted
     }
@@ -69,6 +76,10 @@ impl System for sim::FreeBsd {
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
         freebsd::FreeBsd::new(kernel)
     }
+
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
+    }
 }
 
 impl System for sim::NetBsd {
@@ -76,6 +87,10 @@ impl System for sim::NetBsd {
 
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
         netbsd::NetBsd::new(kernel)
+    }
+
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
     }
 
     fn is_strict(_settings: &Settings) -> bool {
@@ -95,6 +110,10 @@ impl System for sim::OpenBsd {
         openbsd::OpenBsd::new(kernel)
     }
 
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
+    }
+
     fn is_strict(_settings: &Settings) -> bool {
         false
     }
@@ -107,6 +126,10 @@ impl System for sim::DragonFly {
         dragonfly::DragonFly::new(kernel)
     }
 
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
+    }
+
     fn is_strict(_settings: &Settings) -> bool {
         false
     }
@@ -117,6 +140,10 @@ impl System for sim::Illumos {
 
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
         illumos::Illumos::new(kernel)
+    }
+
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
     }
 
     fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
@@ -132,7 +159,26 @@ impl System for sim::Darwin {
         darwin::Darwin::new(kernel)
     }
 
+    fn fork(kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        kernel.fork().ok()
+    }
+
     fn is_strict(_settings: &Settings) -> bool {
         false
+    }
+}
+
+impl System for sim::Windows {
+    type Os = windows::Windows<Faulty<Simulated<Self>>>;
+    // Without and with VirtualAlloc2.
+    const VERSIONS: &'static [(u32, u32)] = &[(6, 1), (10, 1803)];
+
+    fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os {
+        windows::Windows::new(kernel)
+    }
+
+    fn fork(_kernel: &Simulated<Self>) -> Option<Child<Self>> {
+        // There is no fork.
+        None
     }
 }
