@@ -21,7 +21,6 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 same!(crate::os::illumos: MAP_NORESERVE, MAP_ANON, MAP_ALIGN, MADV_FREE, RLIMIT_AS);
 same_errno!(crate::os::illumos: EAGAIN);
-same!(crate::os::bsd: MINCORE_INCORE);
 
 /// `struct memcntl_mha`: <sys/mman.h>.
 #[repr(C)]
