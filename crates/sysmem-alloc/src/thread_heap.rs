@@ -352,12 +352,19 @@ impl ThreadHeap {
     #[cold]
     #[inline(never)]
     fn after_own_free(&self, span: &Span, block: *mut u8) {
-        let releases = span.listing.get() == Listing::Available;
-        self.after_free(span, block);
-        if releases {
-            scavenger::start_if_due(After::Free);
-            hook::call(Occasion::Busy);
+        if span.listing.get() == Listing::Available {
+            return self.after_last_free(span, block);
         }
+        self.after_free(span, block);
+    }
+
+    /// The same of the last block of a span, whose pages go back to the page heap.
+    #[cold]
+    #[inline(never)]
+    fn after_last_free(&self, span: &Span, block: *mut u8) {
+        self.after_free(span, block);
+        scavenger::start_if_due(After::Free);
+        hook::call(Occasion::Busy);
     }
 
     /// Counts a free whose block goes to another heap.

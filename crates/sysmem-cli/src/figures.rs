@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use sysmem_alloc::figures::{
@@ -75,12 +75,7 @@ impl FiguresFile {
         let length = size_of::<Figures>();
         ftruncate(&file, length as u64)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let mapping = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, &file, 0)? };
-        // SAFETY: the mapping has the length of `Figures`, is page aligned, sealed against
-        // shrinking, never unmapped, and holds words for which any bytes are valid.
-        let figures = unsafe { &*mapping.cast::<Figures>() };
+        let figures = mapped(&file, ProtFlags::READ | ProtFlags::WRITE)?;
         figures.header.initialize();
         Ok(Self { file, figures, kept: Vec::new(), claims_collected: 0 })
     }
@@ -153,6 +148,68 @@ impl FiguresFile {
         images.sort_by_key(|image| image.began_ns);
         images
     }
+}
+
+/// Maps the file for good.
+fn mapped(file: &OwnedFd, access: ProtFlags) -> io::Result<&'static Figures> {
+    let length = size_of::<Figures>();
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let mapping = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, file, 0)? };
+    // SAFETY: the mapping has the length of `Figures`, is page aligned, sealed against shrinking,
+    // never unmapped, and holds words for which any bytes are valid.
+    Ok(unsafe { &*mapping.cast::<Figures>() })
+}
+
+/// Why the figures of a process cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unpublished {
+    /// There is no such process.
+    Gone,
+    /// It belongs to somebody else.
+    Denied,
+    /// It was not started by `sysmem run`, nor by a program that was.
+    NotRun,
+    /// The `sysmem run` that started it has ended, and the file with it.
+    Orphaned,
+    /// It publishes nothing: it is linked statically, or closed to its environment.
+    Silent,
+}
+
+/// What a running process that was started by `sysmem run` has published.
+pub fn published(pid: u32) -> Result<Image, Unpublished> {
+    let environment =
+        std::fs::read(format!("/proc/{pid}/environ")).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Unpublished::Gone,
+            _ => Unpublished::Denied,
+        })?;
+    let name = [figures::VARIABLE.to_bytes(), b"="].concat();
+    let path = environment
+        .split(|&byte| byte == 0)
+        .find_map(|variable| variable.strip_prefix(&name[..]))
+        .ok_or(Unpublished::NotRun)?;
+    let path = OsString::from_vec(path.to_vec());
+    // The command may be gone, and its number mean any file of another process by now.
+    let target = std::fs::read_link(&path).map_err(|_| Unpublished::Orphaned)?;
+    if !target.as_os_str().as_bytes().starts_with(b"/memfd:sysmem-figures") {
+        return Err(Unpublished::Orphaned);
+    }
+    let file = OwnedFd::from(std::fs::File::open(&path).map_err(|_| Unpublished::Orphaned)?);
+    let length = rustix::fs::fstat(&file).map_or(0, |about| about.st_size);
+    if length != size_of::<Figures>() as i64 {
+        return Err(Unpublished::Silent);
+    }
+    let figures = mapped(&file, ProtFlags::READ).map_err(|_| Unpublished::Denied)?;
+    if !figures.header.is_ours() {
+        return Err(Unpublished::Silent);
+    }
+    // A number may have been used before; the latest image speaks.
+    let claimed = (load(&figures.header.claims) as usize).min(SLOTS);
+    figures.slots[..claimed]
+        .iter()
+        .filter_map(|slot| Image::read(figures, slot))
+        .filter(|image| image.pid == u64::from(pid) && !image.exited)
+        .max_by_key(|image| image.began_ns)
+        .ok_or(Unpublished::Silent)
 }
 
 impl Image {

@@ -11,6 +11,7 @@ mod map;
 mod measured;
 mod openmetrics;
 mod page;
+mod picture;
 mod preloadable;
 mod probe;
 mod refusal;
@@ -117,6 +118,10 @@ struct MapArguments {
     /// As one JSON object (described in docs/stat.md).
     #[arg(long)]
     json: bool,
+
+    /// Draw the page heap by huge page to FILE instead; for programs that `sysmem run` started.
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "json")]
+    picture: Option<PathBuf>,
 }
 
 /// Perform every operation of the memory layer on this system and say which promises the kernel

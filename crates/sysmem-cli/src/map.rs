@@ -2,7 +2,7 @@
 
 use crate::refusal::Refusal;
 use crate::stat::{VERSION, name_of, refused};
-use crate::{MapArguments, text};
+use crate::{MapArguments, picture, text};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -163,6 +163,9 @@ impl Sizes {
 
 pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
     let pid = arguments.pid;
+    if let Some(file) = &arguments.picture {
+        return picture::write(pid, file);
+    }
     let map = look(pid).map_err(|error| refused(Some(pid), &error))?;
     let page = match arguments.json {
         true => serde_json::to_string_pretty(&map).unwrap_or_default() + "\n",

@@ -364,7 +364,8 @@ impl Process {
 }
 
 impl HeapMap {
-    fn new(picture: Option<&HeapPicture>, run_began_ns: u64) -> Option<Self> {
+    /// A picture as published, with its time since the start of the run.
+    pub fn new(picture: Option<&HeapPicture>, run_began_ns: u64) -> Option<Self> {
         let picture = picture?;
         let cells = picture.cells.iter().map(|cell| HeapCell {
             address: cell.address as u64,

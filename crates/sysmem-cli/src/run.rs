@@ -220,7 +220,7 @@ fn duration(time: libc::timeval) -> Duration {
 }
 
 /// The time by the clock that programs stamp their figures with.
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -3,8 +3,8 @@
 use super::chart::short;
 use super::{legend, titled};
 use crate::report::{HeapCell, HeapMap, Report};
-use crate::text::{bytes, duration};
-use maud::{Markup, html};
+use crate::text::{bytes, duration, printable};
+use maud::{Markup, PreEscaped, html};
 
 pub const WIDTH: f64 = 960.0;
 const LEFT: f64 = 136.0;
@@ -49,6 +49,46 @@ fn figure(map: &HeapMap, id: &str, when: &str) -> Markup {
         }
     }
 }
+
+/// A picture that stands alone, drawn so long ago.
+pub fn standalone(map: &HeapMap, name: &str, pid: u32, age_ns: u64) -> String {
+    const TOP: f64 = 78.0;
+    let squares = Squares::of(map);
+    let foot = TOP + squares.height() + 26.0;
+    let heading = format!("Page heap of {}, process {pid}", printable(name));
+    let picture = html! {
+        svg xmlns="http://www.w3.org/2000/svg" width=(WIDTH) height=(short(foot + 44.0))
+            viewBox={ "0 0 " (WIDTH) " " (short(foot + 44.0)) } role="img" {
+            title { (heading) }
+            desc { (describe(map)) }
+            style { (PreEscaped(super::COLORS)) (PreEscaped(STANDALONE)) }
+            rect.paper width="100%" height="100%" {}
+            text.heading x="24" y="34" { (heading) }
+            text.soft x="24" y="56" {
+                (map.huge_pages) " huge pages of " (bytes(huge_page(map)))
+                " each, lowest address first, filled from below; drawn "
+                (duration(age_ns)) " ago"
+            }
+            g transform={ "translate(0 " (TOP) ")" } { (squares.draw(map)) }
+            @for (place, (class, name, size)) in totals(map).into_iter().enumerate() {
+                g transform={
+                    "translate(" (short(LEFT + place as f64 * 200.0)) " " (short(foot)) ")"
+                } {
+                    rect class=(class) width="12" height="12" {}
+                    text.soft x="19" y="10.5" { (name) tspan.figure dx="6" { (size) } }
+                }
+            }
+            @if let Some(words) = missing(map) {
+                text.soft x=(LEFT) y=(short(foot + 34.0)) { (words) }
+            }
+        }
+    };
+    picture.into_string()
+}
+
+const STANDALONE: &str = ".paper { fill: var(--paper); } \
+    text { fill: var(--ink); font-size: 13px; } .heading { font-size: 18px; font-weight: 600; } \
+    .soft { fill: var(--soft); } .figure { fill: var(--ink); font-weight: 600; }";
 
 /// What a square of full length is.
 fn huge_page(map: &HeapMap) -> u64 {
