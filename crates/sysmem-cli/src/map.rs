@@ -3,10 +3,11 @@
 use crate::refusal::Refusal;
 use crate::stat::{VERSION, name_of, refused};
 use crate::{MapArguments, picture, text};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use sysmem::Error;
+pub use sysmem::usage::Group as Kind;
 use sysmem::usage::{self, Detail, Mapping, MappingKind, Process};
 
 /// How many parts of a group the text shows; the JSON has them all.
@@ -26,6 +27,7 @@ pub struct Map {
 /// Mappings of one kind.
 #[derive(Clone, Serialize)]
 pub struct Group {
+    #[serde(serialize_with = "key")]
     pub kind: Kind,
     #[serde(flatten)]
     pub sizes: Sizes,
@@ -33,60 +35,15 @@ pub struct Group {
     pub parts: Vec<Part>,
 }
 
+fn key<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.key())
+}
+
 #[derive(Clone, Serialize)]
 pub struct Part {
     pub name: String,
     #[serde(flatten)]
     pub sizes: Sizes,
-}
-
-/// What the mappings of a group are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Memory that was given a name: the subsystems of a heap.
-    Named,
-    /// Memory without a name.
-    Unnamed,
-    /// Address space without a name that allows no access: reserved, guards.
-    NoAccess,
-    ProgramBreak,
-    Stacks,
-    Program,
-    Files,
-    SharedMemory,
-    System,
-}
-
-impl Kind {
-    fn of(mapping: &Mapping<'_>) -> Kind {
-        let access = mapping.readable || mapping.writable || mapping.executable;
-        match mapping.kind {
-            MappingKind::Named => Kind::Named,
-            MappingKind::Anonymous if access => Kind::Unnamed,
-            MappingKind::Anonymous => Kind::NoAccess,
-            MappingKind::ProgramBreak => Kind::ProgramBreak,
-            MappingKind::Stack => Kind::Stacks,
-            MappingKind::Program => Kind::Program,
-            MappingKind::File => Kind::Files,
-            MappingKind::SharedMemory => Kind::SharedMemory,
-            MappingKind::System => Kind::System,
-        }
-    }
-
-    pub fn title(self) -> &'static str {
-        match self {
-            Kind::Named => "memory by name",
-            Kind::Unnamed => "memory without a name",
-            Kind::NoAccess => "reserved, no access",
-            Kind::ProgramBreak => "the C library's heap",
-            Kind::Stacks => "stacks",
-            Kind::Program => "program",
-            Kind::Files => "libraries and files",
-            Kind::SharedMemory => "shared memory",
-            Kind::System => "system",
-        }
-    }
 }
 
 /// Sizes in bytes.
@@ -124,7 +81,7 @@ impl Sizes {
             mapping.kind,
             MappingKind::Named | MappingKind::Anonymous | MappingKind::ProgramBreak
         );
-        let without = if memory && mapping.writable && !mapping.shared {
+        let without = if memory && mapping.writable && mapping.shared == Some(false) {
             sizes.virtual_bytes.saturating_sub(backed)
         } else {
             0
@@ -300,7 +257,7 @@ mod tests {
             readable: writable,
             writable,
             executable: false,
-            shared: false,
+            shared: Some(false),
             offset: 0,
             kind,
             name,
@@ -341,7 +298,7 @@ mod tests {
         let sizes = |mapping: &Mapping<'_>| Sizes::of(mapping).without_memory_bytes / 4096;
         let heap = mapping(MappingKind::Named, b"heap", 100, 60, true);
         assert_eq!(sizes(&heap), 40);
-        assert_eq!(sizes(&Mapping { shared: true, ..heap }), 0);
+        assert_eq!(sizes(&Mapping { shared: Some(true), ..heap }), 0);
         assert_eq!(sizes(&mapping(MappingKind::Anonymous, b"", 100, 0, false)), 0);
         assert_eq!(sizes(&mapping(MappingKind::File, b"/data", 100, 60, true)), 0);
         let swapped = PageFigures { swapped: Some(30 * 4096), ..heap.pages };

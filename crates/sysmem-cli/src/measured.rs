@@ -2,8 +2,9 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::time::Duration;
+use sysmem::huge::Mode;
 use sysmem::usage::{
-    ControlGroup, HugePages, MachineUsage, NO_LIMIT, Overcommit, Pressure, ProcessUsage, Stall,
+    ControlGroup, MachineUsage, NO_LIMIT, Overcommit, Pressure, ProcessUsage, Stall,
 };
 
 /// Figures of one thing.
@@ -205,9 +206,9 @@ pub fn machine(machine: &MachineUsage) -> Section {
         Overcommit::Never => "never",
     });
     let huge_pages = machine.huge_pages.map(|huge_pages| match huge_pages {
-        HugePages::Always => "always",
-        HugePages::Advised => "advised",
-        HugePages::Never => "never",
+        Mode::Always => "always",
+        Mode::Advised => "advised",
+        Mode::Never => "never",
     });
     let word = |name, label, remark, value| Word { name, label, remark, value };
     let mut figures = vec![

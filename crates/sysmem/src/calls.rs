@@ -10,6 +10,7 @@
 //! and leaves the thread's `errno` variable unspecified.
 
 mod objects;
+mod statistics;
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize};
@@ -18,6 +19,10 @@ use core::time::Duration;
 use crate::{Errno, PageRange, Registry};
 
 pub use objects::{Remap, Seal, Sections, SharedMemory, SwitchPerThread};
+pub use statistics::{
+    Links, MachStatistics, PageRegion, PagemapScan, ProcessStatistics, ResourceUsage, Resources,
+    SysctlMib, SystemPages,
+};
 
 /// Whose constants, error numbers and rules a table of calls follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -428,23 +433,4 @@ pub unsafe trait VirtualMemory: Calls {
 
     /// Bytes that all processes together may commit: `GlobalMemoryStatusEx`.
     fn commit_limit(&self) -> Option<u64>;
-}
-
-/// What the calling process has used: getrusage(2), which every Unix has.
-pub trait ResourceUsage: Calls {
-    /// Processor time and page faults of the calling process, all its threads together.
-    fn resource_usage(&self) -> Resources;
-}
-
-/// What getrusage(2) tells in the same units on every system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Processor time in user mode.
-    pub user_time: Duration,
-    /// Processor time in the kernel.
-    pub system_time: Duration,
-    /// Page faults that needed no input or output.
-    pub minor_faults: u64,
-    /// Page faults that waited for input or output.
-    pub major_faults: u64,
 }

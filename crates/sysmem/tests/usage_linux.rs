@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sysmem::native::Kernel;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Call, Faulty};
-use sysmem::usage::{self, Detail, MappingKind, Process, ProcessUsage, Usage};
+use sysmem::usage::{self, Detail, Group, MappingKind, Process, ProcessUsage, Usage};
 use sysmem::{
     Account, Errno, ErrorKind, GiveBack, Os, PageRange, Protection, Reservation, ReserveOptions,
     page_size,
@@ -248,7 +248,7 @@ fn shared_memory_is_told_apart() {
     moved("resident_anonymous", before.resident_anonymous, after.resident_anonymous, 0);
     let mut found = 0;
     usage::mappings(Process::Own, Detail::Pages, &mut [0; 4096], &mut |mapping| {
-        if mapping.kind == MappingKind::SharedMemory && mapping.shared {
+        if mapping.kind == MappingKind::SharedMemory && mapping.shared == Some(true) {
             found += mapping.pages.resident.unwrap();
         }
     })
@@ -504,32 +504,32 @@ fn reconciling_finds_what_is_ours_and_names_the_rest() {
     assert_eq!(of(&FIRST).part.virtual_size, SIZE as u64);
     assert_eq!(of(&FIRST).figures.ready, SIZE as u64);
     // A huge page may cover more than was touched.
-    let resident = of(&FIRST).part.resident;
+    let resident = of(&FIRST).part.resident.unwrap();
     assert!((SIZE as u64 / 4..SIZE as u64 / 4 + 2 * MIB).contains(&resident), "{resident}");
     assert_eq!(of(&SECOND).part.virtual_size, 1 << 36);
-    assert_eq!(of(&SECOND).part.resident, 16 * page as u64);
+    assert_eq!(of(&SECOND).part.resident, Some(16 * page as u64));
     assert_eq!(of(&SECOND).figures.reserved, (1 << 36) - 16 * page as u64);
 
     let booked = whole.booked.reserved + whole.booked.prepared + whole.booked.ready;
     assert_eq!(whole.ours.virtual_size, booked);
     assert!(whole.booked.obtained >= booked);
     assert!(whole.registry >= page as u64);
-    for (name, part) in whole.not_ours() {
-        // Nothing of this test is in shared memory; there may be no heap behind the program.
-        if !["shared memory", "the C library's heap"].contains(&name) {
-            assert!(part.virtual_size > 0, "{name} is empty");
-        }
-        println!("{name}: {part:?}");
+    for group in [Group::Program, Group::Files, Group::Stacks, Group::Unnamed, Group::System] {
+        let part = whole.not_ours(group);
+        assert!(part.virtual_size > 0 && part.mappings > 0, "{} is empty", group.title());
+        println!("{}: {part:?}", group.title());
     }
     if neighbour == after.cast() {
-        assert!(whole.other.resident >= 4 * MIB, "{:?}", whole.other);
+        let unnamed = whole.not_ours(Group::Unnamed);
+        assert!(unnamed.resident.unwrap() >= 4 * MIB, "{unnamed:?}");
         // SAFETY: nothing uses it any more.
         unsafe { libc::munmap(neighbour, 4 << 20) };
     }
     let (sum, process) = (whole.sum(), whole.process);
     // vsyscall is listed, not counted.
     assert!(sum.virtual_size.abs_diff(process.virtual_size.unwrap()) <= MIB, "{whole:?}");
-    assert!(sum.resident.abs_diff(process.resident.unwrap()) <= 2 * MIB, "{whole:?}");
+    let resident = sum.resident.unwrap();
+    assert!(resident.abs_diff(process.resident.unwrap()) <= 2 * MIB, "{whole:?}");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The running Darwin kernel.
 
+#[path = "darwin/statistics.rs"]
+mod statistics;
+
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::AtomicU32;

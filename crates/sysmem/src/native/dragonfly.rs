@@ -18,6 +18,18 @@ pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 same!(crate::os::dragonfly: MAP_NOCORE, MADV_FREE, MADV_NOCORE, MADV_CORE);
 same!(crate::os::bsd: INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, MINCORE_INCORE);
 
+const _: () = {
+    use crate::os::dragonfly::kinfo_proc as at;
+    use core::mem::offset_of;
+    assert!(offset_of!(libc::kinfo_proc, kp_stat) == at::STAT);
+    assert!(offset_of!(libc::kinfo_proc, kp_vm_map_size) == at::MAP_SIZE);
+    assert!(offset_of!(libc::kinfo_proc, kp_vm_rssize) == at::RSSIZE);
+    assert!(offset_of!(libc::kinfo_proc, kp_vm_dsize) == at::DSIZE);
+    assert!(offset_of!(libc::kinfo_proc, kp_vm_ssize) == at::SSIZE);
+    assert!(offset_of!(libc::kinfo_proc, kp_vm_prssize) == at::PRSSIZE);
+    assert!(offset_of!(libc::kinfo_proc, kp_ru) == at::RUSAGE);
+};
+
 pub(super) fn errno() -> c_int {
     // SAFETY: the C library's errno of this thread is always readable.
     unsafe { *libc::__errno_location() }

@@ -1,7 +1,7 @@
 //! The running illumos or Solaris kernel.
 
 use core::cell::UnsafeCell;
-use core::ffi::{c_char, c_int, c_uint};
+use core::ffi::{c_char, c_int, c_uint, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use super::slots::{Sleeper, Slots};
 pub use super::unix::Kernel;
 use super::unix::{done, last_error, same, same_errno, timespec};
 use crate::Errno;
-use crate::calls::{Kernel as Name, Memcntl, PageSizes};
+use crate::calls::{Kernel as Name, Memcntl, PageSizes, SystemPages};
 
 /// The operating system that this program runs on. Zero-sized.
 pub type Native = crate::os::illumos::Illumos<Kernel>;
@@ -34,7 +34,7 @@ struct MapSize {
 const MHA_MAPSIZE_VA: c_uint = 1;
 
 unsafe extern "C" {
-    // Both are in libc, and not in the libc crate (0.2.191).
+    // All are in libc, and not in the libc crate (0.2.191).
     fn memcntl(
         address: *mut c_char,
         len: usize,
@@ -43,6 +43,7 @@ unsafe extern "C" {
         attributes: c_int,
         mask: c_int,
     ) -> c_int;
+    fn swapctl(command: c_int, argument: *mut c_void) -> c_int;
     fn sem_reltimedwait_np(semaphore: *mut libc::sem_t, time: *const libc::timespec) -> c_int;
 }
 
@@ -62,6 +63,29 @@ impl PageSizes for Kernel {
         // SAFETY: there is room for that many.
         let count = unsafe { libc::getpagesizes(sizes.as_mut_ptr(), most) };
         usize::try_from(count).map_err(|_| last_error())
+    }
+}
+
+/// `SC_AINFO`: <sys/swap.h>.
+const ANONYMOUS_MEMORY: c_int = 5;
+
+fn configuration(name: c_int) -> Option<u64> {
+    // SAFETY: takes no memory.
+    u64::try_from(unsafe { libc::sysconf(name) }).ok()
+}
+
+impl SystemPages for Kernel {
+    fn physical_pages(&self) -> Option<u64> {
+        configuration(libc::_SC_PHYS_PAGES)
+    }
+
+    fn free_pages(&self) -> Option<u64> {
+        configuration(libc::_SC_AVPHYS_PAGES)
+    }
+
+    fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
+        // SAFETY: `struct anoninfo` has three words.
+        done(unsafe { swapctl(ANONYMOUS_MEMORY, info.as_mut_ptr().cast()) })
     }
 }
 

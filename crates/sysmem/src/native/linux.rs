@@ -3,14 +3,16 @@
 #[path = "linux/objects.rs"]
 mod objects;
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_int, c_ulong, c_void};
+use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use super::unix::Kernel;
 use super::unix::{done, last_error, same, same_errno, timespec};
 use crate::calls::{
-    Files, Kernel as Name, NameMapping, ProcessControl, ProcessMadvise, WriteFiles,
+    Files, Kernel as Name, NameMapping, PageRegion, PagemapScan, ProcessControl, ProcessMadvise,
+    WriteFiles,
 };
 use crate::{Errno, PageRange};
 
@@ -60,27 +62,6 @@ pub(super) fn wake(word: &AtomicU32, count: u32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, count) };
 }
 
-impl Files for Kernel {
-    fn open(&self, path: &CStr) -> Result<i32, Errno> {
-        // SAFETY: `path` ends in zero.
-        let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        if file < 0 { Err(last_error()) } else { Ok(file) }
-    }
-
-    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        // SAFETY: the buffer is as long as said.
-        let read = unsafe {
-            libc::pread(file, buffer.as_mut_ptr().cast(), buffer.len(), offset as libc::off_t)
-        };
-        usize::try_from(read).map_err(|_| last_error())
-    }
-
-    fn close(&self, file: i32) {
-        // SAFETY: the descriptor is the caller's.
-        unsafe { libc::close(file) };
-    }
-}
-
 impl WriteFiles for Kernel {
     fn write_file(&self, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
         // SAFETY: `path` ends in zero.
@@ -94,6 +75,58 @@ impl WriteFiles for Kernel {
         let answer = if written < 0 { Err(last_error()) } else { Ok(()) };
         self.close(file);
         answer
+    }
+}
+
+/// `struct pm_scan_arg`: <linux/fs.h>.
+#[repr(C)]
+struct PagemapScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    region_count: u64,
+    max_pages: u64,
+    inverted: u64,
+    all_of: u64,
+    any_of: u64,
+    told: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: c_ulong =
+    3 << 30 | (size_of::<PagemapScanArguments>() as c_ulong) << 16 | 0x66 << 8 | 16;
+
+impl PagemapScan for Kernel {
+    fn pagemap_scan(
+        &self,
+        file: i32,
+        range: Range<usize>,
+        wanted: u64,
+        regions: &mut [PageRegion],
+    ) -> Result<(usize, u64), Errno> {
+        let mut arguments = PagemapScanArguments {
+            size: size_of::<PagemapScanArguments>() as u64,
+            flags: 0,
+            start: range.start as u64,
+            end: range.end as u64,
+            walk_end: 0,
+            regions: regions.as_mut_ptr().expose_provenance() as u64,
+            region_count: regions.len() as u64,
+            max_pages: 0,
+            inverted: 0,
+            all_of: 0,
+            any_of: wanted,
+            // FILE, PRESENT, SWAPPED, PFNZERO, HUGE.
+            told: 0x7c,
+        };
+        // SAFETY: the arguments say how long they and the regions are, and live through the call;
+        // without flags nothing is changed. Other files answer ENOTTY.
+        let count = unsafe { libc::ioctl(file, PAGEMAP_SCAN as _, &mut arguments) };
+        let count = usize::try_from(count).map_err(|_| last_error())?;
+        Ok((count, arguments.walk_end))
     }
 }
 

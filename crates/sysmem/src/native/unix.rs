@@ -244,12 +244,52 @@ mod bsd {
         }
     }
 
+    #[cfg(target_os = "freebsd")]
+    impl crate::calls::SysctlMib for Kernel {
+        fn sysctl_mib(&self, name: &core::ffi::CStr, mib: &mut [i32]) -> Result<usize, Errno> {
+            let mut len = mib.len();
+            // SAFETY: the name ends in zero, the buffer is as long as said.
+            done(unsafe { libc::sysctlnametomib(name.as_ptr(), mib.as_mut_ptr(), &mut len) })?;
+            Ok(len)
+        }
+    }
+
     // SAFETY: the call is the kernel's own.
     unsafe impl Minherit for Kernel {
         unsafe fn minherit(&self, address: *mut u8, len: usize, inherit: i32) -> Result<(), Errno> {
             // SAFETY: the caller's promise.
             done(unsafe { libc::minherit(address.cast(), len, inherit) })
         }
+    }
+}
+
+impl crate::calls::Files for Kernel {
+    fn open(&self, path: &CStr) -> Result<i32, Errno> {
+        // SAFETY: `path` ends in zero.
+        let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        if file < 0 { Err(last_error()) } else { Ok(file) }
+    }
+
+    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        // SAFETY: the buffer is as long as said.
+        let read = unsafe {
+            libc::pread(file, buffer.as_mut_ptr().cast(), buffer.len(), offset as libc::off_t)
+        };
+        usize::try_from(read).map_err(|_| last_error())
+    }
+
+    fn close(&self, file: i32) {
+        // SAFETY: the descriptor is the caller's.
+        unsafe { libc::close(file) };
+    }
+}
+
+impl crate::calls::Links for Kernel {
+    fn read_link(&self, path: &CStr, target: &mut [u8]) -> Result<usize, Errno> {
+        // SAFETY: the path ends in zero; the buffer is as long as said.
+        let len =
+            unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+        usize::try_from(len).map_err(|_| last_error())
     }
 }
 

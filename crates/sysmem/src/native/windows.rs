@@ -1,5 +1,8 @@
 //! The running Windows kernel.
 
+#[path = "windows/statistics.rs"]
+mod statistics;
+
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem;
 use core::ptr;

@@ -27,6 +27,17 @@ pub(crate) const MADV_FREE: i32 = 5;
 pub(crate) const MADV_NOCORE: i32 = 8;
 pub(crate) const MADV_CORE: i32 = 9;
 
+/// Offsets in `struct kinfo_proc`: <sys/kinfo.h> of 6.4.
+pub(crate) mod kinfo_proc {
+    pub(crate) const STAT: usize = 12;
+    pub(crate) const MAP_SIZE: usize = 312;
+    pub(crate) const RSSIZE: usize = 320;
+    pub(crate) const DSIZE: usize = 344;
+    pub(crate) const SSIZE: usize = 352;
+    pub(crate) const PRSSIZE: usize = 360;
+    pub(crate) const RUSAGE: usize = 368;
+}
+
 /// DragonFly BSD over a table of calls.
 pub type DragonFly<K> = Unix<K, DragonFlyRules>;
 

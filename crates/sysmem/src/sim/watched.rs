@@ -3,6 +3,7 @@
 
 use std::boxed::Box;
 use std::ffi::{CStr, CString};
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
@@ -10,9 +11,9 @@ use std::vec::Vec;
 use super::random::Random;
 use crate::calls::{
     AddressRequirements, Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit,
-    NameMapping, PageSizes, ProcessControl, ProcessMadvise, Region, Remap, ResourceUsage,
-    Resources, SharedMemory, SwitchPerThread, Sysctl, SysctlByName, UnixCalls, VirtualMemory,
-    WorkingSetPage, WriteFiles, time_and_parking,
+    NameMapping, PageRegion, PageSizes, PagemapScan, ProcessControl, ProcessMadvise, Region, Remap,
+    ResourceUsage, Resources, SharedMemory, SwitchPerThread, Sysctl, SysctlByName, UnixCalls,
+    VirtualMemory, WorkingSetPage, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -30,6 +31,7 @@ pub enum Call {
     ResourceLimit { resource: i32 },
     Open { path: CString },
     ReadAt { file: i32, len: usize, offset: u64 },
+    PagemapScan { file: i32, range: Range<usize> },
     WriteFile { path: CString, bytes: Vec<u8> },
     ProcessControl { option: i32, argument: usize },
     Minherit { address: usize, len: usize, inherit: i32 },
@@ -311,6 +313,20 @@ impl<K: Files, W: Watch> Files for Watched<K, W> {
 
     fn close(&self, file: i32) {
         self.kernel.close(file);
+    }
+}
+
+impl<K: PagemapScan, W: Watch> PagemapScan for Watched<K, W> {
+    fn pagemap_scan(
+        &self,
+        file: i32,
+        range: Range<usize>,
+        wanted: u64,
+        regions: &mut [PageRegion],
+    ) -> Result<(usize, u64), Errno> {
+        let call = Call::PagemapScan { file, range: range.clone() };
+        let run = || self.kernel.pagemap_scan(file, range, wanted, regions);
+        self.pass(call, run, |&(count, _)| count)
     }
 }
 

@@ -1,26 +1,33 @@
 //! Our accounts held against the kernel's figures.
 
-use super::{Detail, LEAST_BUFFER, Mapping, MappingKind, Process, ProcessUsage, Usage, refusal};
+use super::{Detail, Group, Mapping, MappingKind, Process, ProcessUsage, Usage, check_buffer};
 use crate::{Account, AccountFigures, Error, ErrorKind, PageRange, Registered, accounts};
 
 /// A part of the address space of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
+    /// How many mappings it is made of.
+    pub mappings: u64,
     /// Its address space in bytes.
     pub virtual_size: u64,
-    /// What of that is in physical memory, in bytes.
-    pub resident: u64,
+    /// What of that is in physical memory, in bytes; `None` where the system does not tell it of
+    /// all of its mappings (OpenBSD tells it of none).
+    pub resident: Option<u64>,
 }
 
 impl Part {
-    fn add(&mut self, virtual_size: u64, resident: u64) {
-        self.virtual_size += virtual_size;
-        self.resident += resident;
+    const EMPTY: Part = Part { mappings: 0, virtual_size: 0, resident: Some(0) };
+
+    fn add(&mut self, other: Part) {
+        self.mappings += other.mappings;
+        self.virtual_size += other.virtual_size;
+        self.resident = self.resident.zip(other.resident).map(|(sum, more)| sum + more);
     }
 
     fn subtract(&mut self, other: Part) {
         self.virtual_size = self.virtual_size.saturating_sub(other.virtual_size);
-        self.resident = self.resident.saturating_sub(other.resident);
+        let resident = self.resident.zip(other.resident);
+        self.resident = resident.map(|(all, part)| all.saturating_sub(part));
     }
 }
 
@@ -36,7 +43,7 @@ pub struct Subsystem {
 }
 
 /// The memory of this process: what is ours, and what is not, named.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconciliation {
     /// All accounts together. Peaks are sums of peaks, which need not have been at one moment.
     pub booked: AccountFigures,
@@ -44,24 +51,12 @@ pub struct Reconciliation {
     /// Reserved, Prepared and Ready.
     pub ours: Part,
     /// What the record of our reservations itself takes: booked on no account, and part of
-    /// [`other`](Reconciliation::other).
+    /// [`Group::Unnamed`].
     pub registry: u64,
-    /// The program's file.
-    pub program: Part,
-    /// Libraries and other files.
-    pub files: Part,
-    /// Shared memory without a file on disk.
-    pub shared_memory: Part,
-    /// Stacks, as far as the system or the C library marks them: the first thread's at least.
-    pub stacks: Part,
-    /// The C library's heap behind the program.
-    pub program_break: Part,
-    /// The kernel's own mappings: vdso, devices.
-    pub system: Part,
-    /// The rest: memory that the C library, other allocators or the program mapped.
-    pub other: Part,
     /// What the kernel says of the whole process.
     pub process: ProcessUsage,
+    /// By group.
+    not_ours: [Part; Group::COUNT],
 }
 
 impl Reconciliation {
@@ -69,23 +64,14 @@ impl Reconciliation {
     /// in between and for the page that Linux lists and does not count (vsyscall).
     pub fn sum(&self) -> Part {
         let mut sum = self.ours;
-        for part in self.not_ours() {
-            sum.add(part.1.virtual_size, part.1.resident);
-        }
+        self.not_ours.iter().for_each(|part| sum.add(*part));
         sum
     }
 
-    /// What is not ours, with its name.
-    pub fn not_ours(&self) -> [(&'static str, Part); 7] {
-        [
-            ("program", self.program),
-            ("libraries and other files", self.files),
-            ("shared memory", self.shared_memory),
-            ("stacks", self.stacks),
-            ("the C library's heap", self.program_break),
-            ("system", self.system),
-            ("other mappings", self.other),
-        ]
+    /// What is not ours in a group: program, libraries, stacks, memory that the C library, other
+    /// allocators or the program mapped.
+    pub fn not_ours(&self, group: Group) -> Part {
+        self.not_ours[group as usize]
     }
 }
 
@@ -94,12 +80,13 @@ pub(super) fn reconcile<O: Usage>(
     subsystems: &mut [Option<Subsystem>],
     buffer: &mut [u8],
 ) -> Result<Reconciliation, Error> {
-    if buffer.len() < LEAST_BUFFER {
-        return Err(refusal(ErrorKind::SmallBuffer { least: LEAST_BUFFER }));
-    }
+    check_buffer(buffer)?;
     let mut whole = Reconciliation {
+        booked: AccountFigures::default(),
+        ours: Part::EMPTY,
         registry: os.registry().metadata_bytes() as u64,
-        ..Reconciliation::default()
+        process: ProcessUsage::default(),
+        not_ours: [Part::EMPTY; Group::COUNT],
     };
     subsystems.fill(None);
     let mut room = subsystems.iter_mut();
@@ -107,7 +94,7 @@ pub(super) fn reconcile<O: Usage>(
         let figures = account.figures();
         add_figures(&mut whole.booked, &figures);
         if let Some(room) = room.next() {
-            *room = Some(Subsystem { account, figures, part: Part::default() });
+            *room = Some(Subsystem { account, figures, part: Part::EMPTY });
         }
     }
     let mut failed = None;
@@ -141,15 +128,18 @@ fn add_figures(sum: &mut AccountFigures, figures: &AccountFigures) {
     sum.obtained += obtained;
 }
 
-/// Books a mapping on the subsystems whose reservations lie in it, and the rest by its kind.
+/// Books a mapping on the subsystems whose reservations lie in it, and the rest by its group.
 fn split<O: Usage>(
     os: &O,
     mapping: &Mapping<'_>,
     whole: &mut Reconciliation,
     subsystems: &mut [Option<Subsystem>],
 ) -> Result<(), Error> {
-    let mut rest =
-        Part { virtual_size: mapping.len() as u64, resident: mapping.pages.resident.unwrap_or(0) };
+    let resident = match mapping.pages.resident {
+        None => resident_bytes(os, mapping.start, mapping.len())?,
+        told => told,
+    };
+    let mut rest = Part { mappings: 1, virtual_size: mapping.len() as u64, resident };
     // The kernel makes one mapping of neighbours that are alike, ours or not, and many of a
     // reservation whose parts are not.
     let private_memory = matches!(mapping.kind, MappingKind::Anonymous | MappingKind::Named);
@@ -159,30 +149,37 @@ fn split<O: Usage>(
     });
     for (account, (start, len)) in overlaps.filter(|_| private_memory) {
         let resident = match (rest.resident, len == mapping.len()) {
-            (0, _) => 0,
+            (Some(0), _) => Some(0),
             (all, true) => all,
-            _ => os.resident_bytes(PageRange::new(core::ptr::without_provenance_mut(start), len))?
-                as u64,
+            _ => resident_bytes(os, start, len)?,
         };
-        let part = Part { virtual_size: len as u64, resident };
-        whole.ours.add(part.virtual_size, part.resident);
+        let part = Part { mappings: 1, virtual_size: len as u64, resident };
+        whole.ours.add(part);
         rest.subtract(part);
         let mut subsystems = subsystems.iter_mut().flatten();
         if let Some(subsystem) = subsystems.find(|it| core::ptr::eq(it.account, account)) {
-            subsystem.part.add(part.virtual_size, part.resident);
+            subsystem.part.add(part);
         }
     }
-    let part = match mapping.kind {
-        MappingKind::Program => &mut whole.program,
-        MappingKind::File => &mut whole.files,
-        MappingKind::SharedMemory => &mut whole.shared_memory,
-        MappingKind::Stack => &mut whole.stacks,
-        MappingKind::ProgramBreak => &mut whole.program_break,
-        MappingKind::System => &mut whole.system,
-        MappingKind::Named | MappingKind::Anonymous => &mut whole.other,
-    };
-    part.add(rest.virtual_size, rest.resident);
+    if rest.virtual_size > 0 {
+        whole.not_ours[Group::of(mapping) as usize].add(rest);
+    }
     Ok(())
+}
+
+/// The resident bytes of a range of this process; `None` on a system that does not tell.
+fn resident_bytes<O: Usage>(os: &O, start: usize, len: usize) -> Result<Option<u64>, Error> {
+    let range = PageRange::new(core::ptr::without_provenance_mut(start), len);
+    let mut resident = 0;
+    let told = os.page_runs(Process::Own, range, &mut |run| {
+        let memory = run.state.resident && run.state.zero != Some(true);
+        resident += if memory { run.len() as u64 } else { 0 };
+    });
+    match told {
+        Ok(()) => Ok(Some(resident)),
+        Err(error) if error.kind() == ErrorKind::NotSupported => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The first address and the length of what a reservation and a mapping share.

@@ -65,3 +65,26 @@ impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_choice_in_brackets_counts() {
+        assert_eq!(mode(b"[always] madvise never\n"), Some(Mode::Always));
+        assert_eq!(mode(b"always [madvise] never\n"), Some(Mode::Advised));
+        assert_eq!(mode(b"always madvise [never]\n"), Some(Mode::Never));
+        assert_eq!(mode(b"always madvise [inherit] never\n"), None);
+        assert_eq!(mode(b"always madvise never\n"), None);
+        assert_eq!(mode(b"[always"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_choice_is_read_without_a_panic(choice in "[a-z\\[\\] ]{0,30}") {
+            mode(choice.as_bytes());
+        }
+    }
+}

@@ -2,8 +2,9 @@
 
 use core::ffi::CStr;
 
-use super::{File, Path, machine, process_refusal, read};
+use super::machine;
 use crate::calls::Files;
+use crate::usage::files::{File, Path, process_refusal, read};
 use crate::usage::lines::{Lines, number};
 use crate::usage::{ControlGroup, NO_LIMIT, Process};
 use crate::{Errno, Error};

@@ -1,14 +1,15 @@
 //! /proc/meminfo, /sys/kernel/mm, /proc/pressure.
 
-use super::{File, number_in, read};
 use crate::calls::Files;
+use crate::huge::HugePages;
+use crate::usage::files::{File, number_in, read};
 use crate::usage::lines::{Lines, field, kilobytes, number};
-use crate::usage::{HugePages, MachineUsage, Overcommit, Pressure, Stall, refusal};
+use crate::usage::{MachineUsage, Overcommit, Pressure, Stall, refusal};
 use crate::{Errno, Error, ErrorKind};
 use core::ffi::CStr;
 use core::time::Duration;
 
-pub(super) fn usage(kernel: &impl Files) -> Result<MachineUsage, Error> {
+pub(super) fn usage(kernel: &impl Files, huge: HugePages) -> Result<MachineUsage, Error> {
     let system = |errno| refusal(ErrorKind::System(errno));
     let mut usage =
         MachineUsage { page_size: Some(kernel.page_size() as u64), ..MachineUsage::default() };
@@ -21,10 +22,8 @@ pub(super) fn usage(kernel: &impl Files) -> Result<MachineUsage, Error> {
             2 => Some(Overcommit::Never),
             _ => None,
         });
-    usage.huge_page_size = number_in(kernel, c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-    let mut buffer = [0; 64];
-    usage.huge_pages = read(kernel, c"/sys/kernel/mm/transparent_hugepage/enabled", &mut buffer)
-        .and_then(huge_pages);
+    usage.huge_page_size = huge.size.map(|size| size as u64);
+    usage.huge_pages = huge.mode;
     usage.pressure = pressure(kernel, c"/proc/pressure/memory");
     Ok(usage)
 }
@@ -45,6 +44,7 @@ fn read_meminfo(
             b"CommitLimit" => &mut usage.commit_limit,
             b"Committed_AS" => &mut usage.committed,
             b"PageTables" => &mut usage.page_tables,
+            b"Zswap" => &mut usage.compressor,
             b"AnonHugePages" => &mut usage.anonymous_huge,
             b"Hugepagesize" => &mut usage.reserved_huge_page_size,
             b"Hugetlb" => &mut usage.reserved_huge,
@@ -61,18 +61,6 @@ fn read_meminfo(
         .zip(usage.reserved_huge_page_size)
         .and_then(|(pages, size)| pages.checked_mul(size));
     Ok(())
-}
-
-/// The choice in brackets of "always [madvise] never".
-fn huge_pages(text: &[u8]) -> Option<HugePages> {
-    let from = text.iter().position(|&byte| byte == b'[')? + 1;
-    let len = text[from..].iter().position(|&byte| byte == b']')?;
-    match &text[from..from + len] {
-        b"always" => Some(HugePages::Always),
-        b"madvise" => Some(HugePages::Advised),
-        b"never" => Some(HugePages::Never),
-        _ => None,
-    }
 }
 
 /// What a file of pressure says; `None` where the kernel does not keep it (opening says
@@ -146,16 +134,6 @@ mod tests {
     }
 
     #[test]
-    fn the_choice_in_brackets_counts() {
-        assert_eq!(huge_pages(b"[always] madvise never\n"), Some(HugePages::Always));
-        assert_eq!(huge_pages(b"always [madvise] never\n"), Some(HugePages::Advised));
-        assert_eq!(huge_pages(b"always madvise [never]\n"), Some(HugePages::Never));
-        assert_eq!(huge_pages(b"always madvise [inherit] never\n"), None);
-        assert_eq!(huge_pages(b"always madvise never\n"), None);
-        assert_eq!(huge_pages(b"[always"), None);
-    }
-
-    #[test]
     fn pressure_is_read_as_the_kernel_writes_it() {
         let text = b"some avg10=12.34 avg60=100.00 avg300=0.13 total=8736406\n\
             full avg10=0.00 avg60=0.07 avg300=0.08 total=5577702\n";
@@ -176,14 +154,12 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_a_panic(
             text in proptest::collection::vec(any::<u8>(), 0..200),
-            choice in "[a-z\\[\\] ]{0,30}",
             share in "[0-9.]{0,12}",
         ) {
             let mut usage = MachineUsage::default();
             let mut buffer = [0; 32];
             read_meminfo(&mut Lines::new(reader(&text, 7), &mut buffer), &mut usage).unwrap();
             parse_pressure(&text);
-            huge_pages(choice.as_bytes());
             hundredths(share.as_bytes());
             let line = std::format!("some avg10={share} avg60={share} avg300={share} total={share}");
             parse_pressure(line.as_bytes());

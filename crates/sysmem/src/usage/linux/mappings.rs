@@ -1,10 +1,10 @@
 //! /proc/PID/maps and /proc/PID/smaps.
 
 use super::process::{Alive, add_page_figure};
-use super::{File, process_refusal};
 use crate::calls::Files;
+use crate::usage::files::{File, process_refusal};
 use crate::usage::lines::{Lines, field, number};
-use crate::usage::{Detail, LEAST_BUFFER, Mapping, MappingKind, PageFigures, Process, refusal};
+use crate::usage::{Detail, Mapping, MappingKind, PageFigures, Process, check_buffer, refusal};
 use crate::{Errno, Error, ErrorKind};
 
 pub(super) fn mappings(
@@ -14,9 +14,7 @@ pub(super) fn mappings(
     buffer: &mut [u8],
     each: &mut dyn FnMut(&Mapping<'_>),
 ) -> Result<(), Error> {
-    if buffer.len() < LEAST_BUFFER {
-        return Err(refusal(ErrorKind::SmallBuffer { least: LEAST_BUFFER }));
-    }
+    check_buffer(buffer)?;
     let alive = Alive::open(kernel, process)?;
     let maps = File::of(kernel, process, "maps").map_err(process_refusal)?;
     let program = program_file(&mut maps.lines(buffer), alive.first.code_start)?;
@@ -171,7 +169,7 @@ fn each_mapping(
             readable: readable == b'r',
             writable: writable == b'w',
             executable: executable == b'x',
-            shared: shared == b's',
+            shared: Some(shared == b's'),
             offset: header.offset,
             kind,
             name: b"",
@@ -273,7 +271,7 @@ Rss:                   0 kB
                 assert_eq!((mapping.start, mapping.end), (0x561c_3ffe_6000, 0x561c_3ffe_8000));
                 assert_eq!(mapping.offset, 0x1000);
                 assert!(mapping.readable && !mapping.writable && !mapping.executable);
-                assert!(!mapping.shared);
+                assert_eq!(mapping.shared, Some(false));
                 assert_eq!(mapping.pages.private, Some(8 << 10));
                 assert_eq!(mapping.kind, MappingKind::File);
             }
@@ -281,7 +279,7 @@ Rss:                   0 kB
                 assert_eq!(mapping.pages.lazily_freed, Some(64 << 10));
                 assert_eq!(mapping.pages.huge, Some(2 << 20));
             }
-            assert_eq!(mapping.shared, mapping.kind == MappingKind::SharedMemory);
+            assert_eq!(mapping.shared, Some(mapping.kind == MappingKind::SharedMemory));
         })
         .unwrap();
     }
@@ -341,7 +339,7 @@ Rss:                   0 kB
             let mut found = Vec::new();
             let mut lines = Lines::new(reader(text.as_bytes(), step), &mut buffer);
             each_mapping(&mut lines, &mut room, None, &mut |m| found.push((
-                m.start, m.end, [m.readable, m.writable, m.executable, m.shared], m.pages.resident,
+                m.start, m.end, [m.readable, m.writable, m.executable, m.shared == Some(true)], m.pages.resident,
             ))).unwrap();
             prop_assert_eq!(found, expected);
         }

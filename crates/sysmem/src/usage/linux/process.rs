@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use super::{File, number_in, process_refusal};
 use crate::calls::{Files, ResourceUsage};
+use crate::usage::files::{File, number_in, process_refusal};
 use crate::usage::lines::{Lines, field, kilobytes, number};
 use crate::usage::{Detail, NO_LIMIT, PageFigures, Process, ProcessUsage, refusal};
 use crate::{Errno, Error, ErrorKind};

@@ -1,0 +1,564 @@
+//! A table of calls that answers questions about processes and the machine from what it was given,
+//! for the tests of systems that do not run here. The process is number 17.
+
+use core::ffi::CStr;
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
+use std::borrow::ToOwned;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::bytes::Bytes;
+use crate::Errno;
+use crate::calls::{
+    AddressRequirements, Calls, Files, Findings, Kernel, Links, MachStatistics, MachVm, Memcntl,
+    Mincore, Minherit, PageSizes, ProcessStatistics, Region, ResourceUsage, Resources, Sysctl,
+    SysctlByName, SysctlMib, SystemPages, UnixCalls, VirtualMemory, WorkingSetPage,
+};
+
+pub(crate) const PROCESS: i32 = 17;
+
+const ENOENT: Errno = Errno(2);
+const ESRCH: Errno = Errno(3);
+const EBADF: Errno = Errno(9);
+const ENOMEM: Errno = Errno(12);
+const EINVAL: Errno = Errno(22);
+
+/// Which kernel a table speaks for.
+pub(crate) trait Speaks: Sync {
+    const KERNEL: Kernel;
+}
+
+macro_rules! speaks {
+    ($($name:ident = $kernel:ident),*) => {$(
+        pub(crate) struct $name;
+        impl Speaks for $name {
+            const KERNEL: Kernel = Kernel::$kernel;
+        }
+    )*};
+}
+speaks!(
+    FreeBsdKernel = FreeBsd,
+    NetBsdKernel = NetBsd,
+    OpenBsdKernel = OpenBsd,
+    DragonFlyKernel = DragonFly,
+    IllumosKernel = Illumos,
+    DarwinKernel = Darwin,
+    WindowsKernel = Windows
+);
+
+pub(crate) struct Answers<S> {
+    numbers: BTreeMap<Vec<i32>, Vec<u8>>,
+    names: BTreeMap<CString, Vec<u8>>,
+    mibs: BTreeMap<CString, Vec<i32>>,
+    /// Of a list that is told from an address on, and how many entries are told at once at most.
+    entries: Option<(Vec<i32>, Vec<Vec<u8>>, usize)>,
+    files: Vec<(String, Vec<u8>)>,
+    links: BTreeMap<String, String>,
+    refused: Option<Errno>,
+    anonymous: Vec<u8>,
+    mach: Mach,
+    windows: WindowsAnswers,
+    findings: Findings,
+    speaks: PhantomData<S>,
+}
+
+#[derive(Default)]
+struct Mach {
+    task: Vec<u8>,
+    rusage: Vec<u8>,
+    vm_info: Vec<u8>,
+    statistics: Vec<u8>,
+    /// Where each ends.
+    regions: Vec<(u64, Vec<u8>)>,
+    program: String,
+}
+
+#[derive(Default)]
+struct WindowsAnswers {
+    /// Of the process, the machine, the job.
+    structures: [Vec<u8>; 3],
+    regions: Vec<Vec<u8>>,
+    program: String,
+    names: BTreeMap<usize, String>,
+}
+
+/// Integers as sysctls hold them.
+pub(crate) trait Integer {
+    fn bytes(self) -> Vec<u8>;
+}
+
+impl Integer for u32 {
+    fn bytes(self) -> Vec<u8> {
+        self.to_ne_bytes().to_vec()
+    }
+}
+
+impl Integer for u64 {
+    fn bytes(self) -> Vec<u8> {
+        self.to_ne_bytes().to_vec()
+    }
+}
+
+impl<S> Answers<S> {
+    pub fn new() -> Answers<S> {
+        Answers {
+            numbers: BTreeMap::new(),
+            names: BTreeMap::new(),
+            mibs: BTreeMap::new(),
+            entries: None,
+            files: Vec::new(),
+            links: BTreeMap::new(),
+            refused: None,
+            anonymous: Vec::new(),
+            mach: Mach::default(),
+            windows: WindowsAnswers::default(),
+            findings: Findings::new(),
+            speaks: PhantomData,
+        }
+    }
+
+    /// What a sysctl of this number holds.
+    pub fn number(mut self, mib: &[i32], bytes: Vec<u8>) -> Self {
+        self.numbers.insert(mib.to_vec(), bytes);
+        self
+    }
+
+    /// What a sysctl of this name holds.
+    pub fn name(self, name: &CStr, value: impl Integer) -> Self {
+        self.named_bytes(name, value.bytes())
+    }
+
+    pub fn named_bytes(mut self, name: &CStr, bytes: Vec<u8>) -> Self {
+        self.names.insert(name.to_owned(), bytes);
+        self
+    }
+
+    /// The number behind a name.
+    pub fn mib(mut self, name: &CStr, mib: &[i32]) -> Self {
+        self.mibs.insert(name.to_owned(), mib.to_vec());
+        self
+    }
+
+    /// A sysctl that tells entries from the address on with which the buffer begins.
+    pub fn entries(mut self, mib: &[i32], entries: Vec<Vec<u8>>, at_once: usize) -> Self {
+        self.entries = Some((mib.to_vec(), entries, at_once));
+        self
+    }
+
+    /// Every sysctl of a process is refused so.
+    pub fn refuse(mut self, errno: i32) -> Self {
+        self.refused = Some(Errno(errno));
+        self
+    }
+
+    pub fn file(mut self, path: &str, bytes: Vec<u8>) -> Self {
+        self.files.retain(|(other, _)| other != path);
+        self.files.push((path.to_string(), bytes));
+        self
+    }
+
+    pub fn link(mut self, path: &str, target: &str) -> Self {
+        self.links.insert(path.to_string(), target.to_string());
+        self
+    }
+
+    pub fn anonymous(mut self, bytes: Vec<u8>) -> Self {
+        self.anonymous = bytes;
+        self
+    }
+
+    pub fn mach(
+        mut self,
+        task: Vec<u8>,
+        rusage: Vec<u8>,
+        vm_info: Vec<u8>,
+        statistics: Vec<u8>,
+        regions: Vec<(u64, Vec<u8>)>,
+        program: &str,
+    ) -> Self {
+        let program = program.to_string();
+        self.mach = Mach { task, rusage, vm_info, statistics, regions, program };
+        self
+    }
+
+    pub fn regions(mut self, regions: Vec<(u64, Vec<u8>)>) -> Self {
+        self.mach.regions = regions;
+        self
+    }
+
+    pub fn windows(
+        mut self,
+        structures: [Vec<u8>; 3],
+        regions: Vec<Vec<u8>>,
+        program: &str,
+        names: &[(usize, &str)],
+    ) -> Self {
+        let names = names.iter().map(|&(at, name)| (at, name.to_string())).collect();
+        self.windows = WindowsAnswers { structures, regions, program: program.to_string(), names };
+        self
+    }
+
+    pub fn windows_regions(mut self, regions: Vec<Vec<u8>>) -> Self {
+        self.windows.regions = regions;
+        self
+    }
+}
+
+fn fill(value: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
+    buffer.get_mut(..value.len()).ok_or(ENOMEM)?.copy_from_slice(value);
+    Ok(value.len())
+}
+
+fn fill_wide(text: &str, buffer: &mut [u16]) -> Option<usize> {
+    let wide: Vec<u16> = text.encode_utf16().collect();
+    buffer.get_mut(..wide.len())?.copy_from_slice(&wide);
+    (!wide.is_empty()).then_some(wide.len())
+}
+
+// SAFETY: the page size is that of what is told.
+unsafe impl<S: Speaks> Calls for Answers<S> {
+    const KERNEL: Kernel = S::KERNEL;
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+
+    fn monotonic_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn thread_cpu_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn park(&self, _: &AtomicU32, _: u32, _: Option<Duration>) {}
+
+    fn wake(&self, _: &AtomicU32, _: u32) {}
+
+    fn environment(&self, _: &CStr) -> Option<&CStr> {
+        None
+    }
+
+    fn findings(&self) -> &Findings {
+        &self.findings
+    }
+}
+
+// SAFETY: it maps nothing.
+unsafe impl<S: Speaks> UnixCalls for Answers<S> {
+    unsafe fn mmap(&self, _: *mut u8, _: usize, _: i32, _: i32) -> Result<*mut u8, Errno> {
+        Err(ENOMEM)
+    }
+
+    unsafe fn munmap(&self, _: *mut u8, _: usize) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    unsafe fn mprotect(&self, _: *mut u8, _: usize, _: i32) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    unsafe fn madvise(&self, _: *mut u8, _: usize, _: i32) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    fn resource_limit(&self, _: i32) -> Result<u64, Errno> {
+        Ok(1 << 28)
+    }
+}
+
+impl<S: Speaks> Mincore for Answers<S> {
+    /// Every other page is resident.
+    fn mincore(&self, _: *mut u8, _: usize, residency: &mut [u8]) -> Result<(), Errno> {
+        residency.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index % 2 == 0).into());
+        Ok(())
+    }
+}
+
+// SAFETY: it changes nothing.
+unsafe impl<S: Speaks> Minherit for Answers<S> {
+    unsafe fn minherit(&self, _: *mut u8, _: usize, _: i32) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+}
+
+// SAFETY: it changes nothing.
+unsafe impl<S: Speaks> Memcntl for Answers<S> {
+    unsafe fn memcntl(&self, _: *mut u8, _: usize, _: i32, _: usize) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+}
+
+impl<S: Speaks> PageSizes for Answers<S> {
+    fn page_sizes(&self, sizes: &mut [usize]) -> Result<usize, Errno> {
+        sizes[0] = 4096;
+        Ok(1)
+    }
+}
+
+impl<S: Speaks> Sysctl for Answers<S> {
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        if let Some(errno) = self.refused {
+            return Err(errno);
+        }
+        if let Some((_, entries, at_once)) = self.entries.as_ref().filter(|it| it.0 == mib) {
+            let from = Bytes(value).u64(0).ok_or(EINVAL)?;
+            let rest = entries.iter().filter(|it| Bytes(it).u64(0) >= Some(from));
+            let rest: Vec<&Vec<u8>> = rest.collect();
+            let len = entries[0].len();
+            // The room that the caller gave decides how many there are, as on the kernel.
+            let room = (value.len() / len).min(*at_once);
+            let told = rest.len().min(room);
+            for (entry, place) in rest.iter().zip(value.chunks_exact_mut(len)).take(told) {
+                place.copy_from_slice(entry);
+            }
+            // A piece that is not all fills the whole buffer.
+            if rest.len() > told {
+                value[told * len..].fill(0);
+                let (last, free) = value.split_at_mut(told * len);
+                let end = Bytes(&last[(told - 1) * len..]).u64(8).ok_or(EINVAL)?;
+                for place in free.chunks_exact_mut(len) {
+                    super::bytes::put_u64(place, 0, end);
+                    super::bytes::put_u64(place, 8, end);
+                }
+                return Err(ENOMEM);
+            }
+            return Ok(told * len);
+        }
+        fill(self.numbers.get(mib).ok_or(ESRCH)?, value)
+    }
+
+    fn process_id(&self) -> i32 {
+        PROCESS
+    }
+}
+
+impl<S: Speaks> SysctlByName for Answers<S> {
+    fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        fill(self.names.get(name).ok_or(ENOENT)?, value)
+    }
+}
+
+impl<S: Speaks> SysctlMib for Answers<S> {
+    fn sysctl_mib(&self, name: &CStr, mib: &mut [i32]) -> Result<usize, Errno> {
+        let number = self.mibs.get(name).ok_or(ENOENT)?;
+        mib.get_mut(..number.len()).ok_or(ENOMEM)?.copy_from_slice(number);
+        Ok(number.len())
+    }
+}
+
+impl<S: Speaks> Files for Answers<S> {
+    fn open(&self, path: &CStr) -> Result<i32, Errno> {
+        let path = path.to_str().map_err(|_| ENOENT)?;
+        let place = self.files.iter().position(|(name, _)| name == path);
+        place.map(|place| place as i32).ok_or(ENOENT)
+    }
+
+    fn read_at(&self, file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let (_, bytes) = self.files.get(file as usize).ok_or(EBADF)?;
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        fill(&rest[..len], buffer)
+    }
+
+    fn close(&self, _: i32) {}
+}
+
+impl<S: Speaks> Links for Answers<S> {
+    fn read_link(&self, path: &CStr, target: &mut [u8]) -> Result<usize, Errno> {
+        let link = path.to_str().ok().and_then(|path| self.links.get(path)).ok_or(ENOENT)?;
+        fill(link.as_bytes(), target)
+    }
+}
+
+impl<S: Speaks> SystemPages for Answers<S> {
+    fn physical_pages(&self) -> Option<u64> {
+        Some(1 << 20)
+    }
+
+    fn free_pages(&self) -> Option<u64> {
+        Some(1 << 18)
+    }
+
+    fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
+        fill(&self.anonymous, info).map(drop)
+    }
+}
+
+impl<S: Speaks> ResourceUsage for Answers<S> {
+    fn resource_usage(&self) -> Resources {
+        Resources {
+            user_time: Duration::from_millis(5),
+            system_time: Duration::from_millis(6),
+            minor_faults: 7,
+            major_faults: 8,
+        }
+    }
+}
+
+impl<S: Speaks> MachVm for Answers<S> {
+    fn mach_vm_map(&self, _: usize, _: usize, _: usize, _: i32, _: i32) -> Result<*mut u8, i32> {
+        Err(3)
+    }
+
+    fn mach_vm_region(&self, _: usize) -> Option<(usize, usize)> {
+        None
+    }
+}
+
+impl<S: Speaks> MachStatistics for Answers<S> {
+    fn process_info(
+        &self,
+        process: i32,
+        flavor: i32,
+        argument: u64,
+        info: &mut [u8],
+    ) -> Result<usize, Errno> {
+        match flavor {
+            _ if process != PROCESS => Err(ESRCH),
+            4 => fill(&self.mach.task, info),
+            8 => {
+                let mut regions = self.mach.regions.iter();
+                let region = regions.find(|(end, _)| *end > argument).ok_or(EINVAL)?;
+                fill(&region.1, info)
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn process_rusage(&self, process: i32, _: i32, info: &mut [u8; 296]) -> Result<(), Errno> {
+        if process != PROCESS {
+            return Err(ESRCH);
+        }
+        fill(&self.mach.rusage, info).map(drop)
+    }
+
+    fn process_path(&self, process: i32, path: &mut [u8]) -> Result<usize, Errno> {
+        if process != PROCESS {
+            return Err(ESRCH);
+        }
+        fill(self.mach.program.as_bytes(), path)
+    }
+
+    fn own_task_info(&self, _: u32, info: &mut [u8]) -> Option<usize> {
+        fill(&self.mach.vm_info, info).ok()
+    }
+
+    fn host_statistics(&self, _: i32, info: &mut [u8]) -> Option<usize> {
+        fill(&self.mach.statistics, info).ok()
+    }
+
+    fn clock_ratio(&self) -> (u32, u32) {
+        (125, 3)
+    }
+}
+
+// SAFETY: it maps nothing.
+unsafe impl<S: Speaks> VirtualMemory for Answers<S> {
+    fn allocation_granularity(&self) -> usize {
+        1 << 16
+    }
+
+    unsafe fn virtual_alloc(&self, _: *mut u8, _: usize, _: u32, _: u32) -> Result<*mut u8, Errno> {
+        Err(Errno(8))
+    }
+
+    fn reserve_where(&self, _: AddressRequirements, _: usize) -> Option<Result<*mut u8, Errno>> {
+        None
+    }
+
+    unsafe fn virtual_free(&self, _: *mut u8, _: usize, _: u32) -> Result<(), Errno> {
+        Err(Errno(487))
+    }
+
+    unsafe fn virtual_protect(&self, _: *mut u8, _: usize, _: u32) -> Result<(), Errno> {
+        Err(Errno(487))
+    }
+
+    fn virtual_query(&self, _: usize) -> Option<Region> {
+        None
+    }
+
+    fn working_set(&self, _: &mut [WorkingSetPage]) -> Result<(), Errno> {
+        Err(Errno(87))
+    }
+
+    fn commit_limit(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl<S: Speaks> ProcessStatistics for Answers<S> {
+    fn open_process(&self, id: Option<u32>) -> Result<isize, Errno> {
+        match id {
+            None => Ok(-1),
+            Some(17) => Ok(100),
+            // The system's own.
+            Some(4) => Err(Errno(5)),
+            Some(_) => Err(Errno(87)),
+        }
+    }
+
+    fn close_process(&self, _: isize) {}
+
+    fn has_ended(&self, _: isize) -> bool {
+        false
+    }
+
+    fn memory_counters(&self, _: isize, counters: &mut [u8; 80]) -> Result<(), Errno> {
+        fill(&self.windows.structures[0], counters).map(drop)
+    }
+
+    fn process_times(&self, _: isize) -> Result<(u64, u64), Errno> {
+        Ok((20_000, 30_000))
+    }
+
+    fn query_region(&self, _: isize, address: usize, region: &mut [u8; 48]) -> Result<(), Errno> {
+        let holds = |it: &&Vec<u8>| {
+            let (start, len) = (Bytes(it).address(0).unwrap(), Bytes(it).address(24).unwrap());
+            start <= address && address < start.saturating_add(len)
+        };
+        let found = self.windows.regions.iter().find(holds).ok_or(Errno(87))?;
+        fill(found, region).map(drop)
+    }
+
+    fn mapped_file(&self, _: isize, address: usize, name: &mut [u16]) -> Option<usize> {
+        fill_wide(self.windows.names.get(&address)?, name)
+    }
+
+    fn image_name(&self, _: isize, name: &mut [u16]) -> Option<usize> {
+        fill_wide(&self.windows.program, name)
+    }
+
+    /// Every third page is resident.
+    fn working_set_of(&self, _: isize, pages: &mut [WorkingSetPage]) -> Result<(), Errno> {
+        for page in pages {
+            page.attributes = usize::from((page.address >> 12) % 3 == 0);
+        }
+        Ok(())
+    }
+
+    fn performance(&self, information: &mut [u8; 104]) -> Result<(), Errno> {
+        fill(&self.windows.structures[1], information).map(drop)
+    }
+
+    fn page_files(&self) -> Option<(usize, usize)> {
+        Some((9, 4))
+    }
+
+    fn large_page_minimum(&self) -> usize {
+        2 << 20
+    }
+
+    fn own_job_limits(&self, limits: &mut [u8; 144]) -> Result<(), Errno> {
+        fill(&self.windows.structures[2], limits).map(drop)
+    }
+
+    fn memory_is_short(&self) -> Option<bool> {
+        Some(false)
+    }
+}

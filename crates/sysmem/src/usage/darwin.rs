@@ -1,0 +1,496 @@
+//! macOS and its kin: libproc, Mach, sysctl(3).
+//!
+//! Nothing here was seen: it is read in the headers of macOS 15 (<sys/proc_info.h>,
+//! <mach/task_info.h>, <mach/vm_statistics.h>, <sys/resource.h>) and in XNU. Mappings come through
+//! `proc_pidinfo`, which wants no port of the task: the user's own processes can be looked at
+//! without an entitlement.
+
+use core::time::Duration;
+
+use super::bsd::id;
+use super::bytes::{Bytes, unreadable, until_zero};
+use super::residency::by_pages;
+use super::{
+    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, PageFigures, PageRun, PageState,
+    Process, ProcessUsage, Usage, check_buffer, refusal,
+};
+use crate::calls::{MachStatistics, ResourceUsage, Sysctl, SysctlByName};
+use crate::os::bsd::number;
+use crate::os::darwin::{Darwin, DarwinCalls};
+use crate::os::unix::{EINVAL, EPERM};
+use crate::{Errno, Error, ErrorKind, Os, PageRange};
+
+// <sys/proc_info.h>, <sys/resource.h>, <mach/task_info.h>, <mach/host_info.h>.
+const PROC_PIDTASKINFO: i32 = 4;
+const PROC_PIDREGIONPATHINFO: i32 = 8;
+const RUSAGE_INFO_V4: i32 = 4;
+const TASK_VM_INFO: u32 = 22;
+const HOST_VM_INFO64: i32 = 4;
+
+const ESRCH: Errno = Errno(3);
+
+impl<K> Usage for Darwin<K>
+where
+    K: DarwinCalls + MachStatistics + ResourceUsage + Sysctl + SysctlByName,
+{
+    fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
+        let kernel = self.kernel();
+        let id = id(kernel, process);
+        let mut bytes = [0; TASK_INFO];
+        let len = kernel.process_info(id, PROC_PIDTASKINFO, 0, &mut bytes).map_err(refused)?;
+        let mut usage = decode_task(bytes.get(..len).ok_or(unreadable())?)?;
+        let mut bytes = [0; RUSAGE_INFO];
+        if kernel.process_rusage(id, RUSAGE_INFO_V4, &mut bytes).is_ok() {
+            put_rusage(&mut usage, Bytes(&bytes), kernel.clock_ratio());
+        }
+        if process == Process::Own {
+            let mut bytes = [0; VM_INFO];
+            if let Some(len) = kernel.own_task_info(TASK_VM_INFO, &mut bytes) {
+                put_vm_info(&mut usage, Bytes(bytes.get(..len).unwrap_or_default()));
+            }
+            let own = kernel.resource_usage();
+            usage.user_time = Some(own.user_time);
+            usage.system_time = Some(own.system_time);
+            usage.minor_faults = Some(own.minor_faults);
+            usage.major_faults = Some(own.major_faults);
+            usage.page_faults = None;
+        }
+        Ok(usage)
+    }
+
+    fn machine_usage(&self) -> Result<MachineUsage, Error> {
+        let kernel = self.kernel();
+        let page_size = self.page_size() as u64;
+        let mut bytes = [0; VM_STATISTICS];
+        let statistics = kernel.host_statistics(HOST_VM_INFO64, &mut bytes);
+        let statistics = statistics.map(|len| Bytes(bytes.get(..len).unwrap_or_default()));
+        // `struct xsw_usage`: total 0, available 8, used 16.
+        let mut swap = [0; 32];
+        let swap = kernel.sysctl_by_name(c"vm.swapusage", &mut swap).ok().map(|_| Bytes(&swap));
+        Ok(MachineUsage {
+            page_size: Some(page_size),
+            total: number(kernel, c"hw.memsize"),
+            // `struct vm_statistics64`: `free_count` 0, `compressor_page_count` 128.
+            free: statistics.and_then(|pages| pages.counted_u32(0, page_size)),
+            compressor: statistics.and_then(|pages| pages.counted_u32(128, page_size)),
+            swap_total: swap.and_then(|swap| swap.u64(0)),
+            swap_free: swap.and_then(|swap| swap.u64(8)),
+            // 1 normal, 2 warning, 4 critical.
+            memory_is_short: number(kernel, c"kern.memorystatus_vm_pressure_level")
+                .map(|level| level > 1),
+            ..MachineUsage::default()
+        })
+    }
+
+    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
+        Ok(ControlGroup::default())
+    }
+
+    /// Each call tells the first mapping that ends above an address; past the last one it answers
+    /// EINVAL (XNU, `fill_procregioninfo`). Page counts are made by looking, with any detail.
+    fn mappings(
+        &self,
+        process: Process,
+        _detail: Detail,
+        buffer: &mut [u8],
+        each: &mut dyn FnMut(&Mapping<'_>),
+    ) -> Result<(), Error> {
+        check_buffer(buffer)?;
+        if buffer.len() < REGION + PATH_ROOM {
+            return Err(refusal(ErrorKind::SmallBuffer { least: REGION + PATH_ROOM }));
+        }
+        let kernel = self.kernel();
+        let id = id(kernel, process);
+        let page_size = self.page_size() as u64;
+        let (path, buffer) = buffer.split_at_mut(PATH_ROOM);
+        let len = kernel.process_path(id, path).map_err(refused)?;
+        let program = until_zero(path.get(..len).unwrap_or_default());
+        let region = &mut buffer[..REGION];
+        let mut at = 0;
+        loop {
+            region.fill(0);
+            match kernel.process_info(id, PROC_PIDREGIONPATHINFO, at, region) {
+                Ok(len) => {
+                    let region = Bytes::of_at_least(region.get(..len).unwrap_or_default(), REGION)?;
+                    let (mapping, end) = mapping(region, page_size, program).ok_or(unreadable())?;
+                    // It never goes back, or the walk would not end.
+                    at = Some(end).filter(|&end| end > at).ok_or(unreadable())?;
+                    each(&mapping);
+                }
+                Err(EINVAL) if at > 0 => break,
+                Err(errno) => return Err(refused(errno)),
+            }
+        }
+        // What has ended has no mappings either.
+        kernel.process_info(id, PROC_PIDTASKINFO, 0, &mut [0; TASK_INFO]).map(drop).map_err(refused)
+    }
+
+    fn page_runs(
+        &self,
+        process: Process,
+        range: PageRange,
+        each: &mut dyn FnMut(&PageRun),
+    ) -> Result<(), Error> {
+        if process != Process::Own {
+            return Err(refusal(ErrorKind::NotSupported));
+        }
+        let state = |page: &crate::os::PageResidency| PageState {
+            resident: page.resident,
+            swapped: Some(page.swapped),
+            ..PageState::default()
+        };
+        by_pages(self, range, state, each)
+    }
+}
+
+fn refused(errno: Errno) -> Error {
+    refusal(match errno {
+        ESRCH => ErrorKind::Gone,
+        EPERM => ErrorKind::Denied,
+        errno => ErrorKind::System(errno),
+    })
+}
+
+/// `sizeof(struct proc_taskinfo)`.
+const TASK_INFO: usize = 96;
+
+/// `struct proc_taskinfo`: `pti_virtual_size` 0, `pti_resident_size` 8, `pti_faults` 52.
+fn decode_task(bytes: &[u8]) -> Result<ProcessUsage, Error> {
+    let task = Bytes::of_at_least(bytes, TASK_INFO)?;
+    Ok(ProcessUsage {
+        virtual_size: task.u64(0),
+        resident: task.u64(8),
+        page_faults: task.u32(52).map(u64::from),
+        ..ProcessUsage::default()
+    })
+}
+
+/// `sizeof(struct rusage_info_v4)`.
+const RUSAGE_INFO: usize = 296;
+
+/// `struct rusage_info_v4`: `ri_user_time` 16, `ri_system_time` 24 in ticks of Mach's clock,
+/// `ri_wired_size` 56, `ri_phys_footprint` 72, `ri_lifetime_max_phys_footprint` 240 in bytes.
+fn put_rusage(usage: &mut ProcessUsage, info: Bytes<'_>, clock: (u32, u32)) {
+    let time = |offset| {
+        let ticks = u128::from(info.u64(offset)?);
+        let nanoseconds = (ticks * u128::from(clock.0)).checked_div(u128::from(clock.1))?;
+        Some(Duration::from_nanos(u64::try_from(nanoseconds).ok()?))
+    };
+    usage.user_time = time(16);
+    usage.system_time = time(24);
+    usage.locked = info.u64(56);
+    usage.phys_footprint = info.u64(72);
+    usage.peak_phys_footprint = info.u64(240);
+}
+
+/// `sizeof(struct task_vm_info)`; older systems tell less of it.
+const VM_INFO: usize = 372;
+
+/// `struct task_vm_info`: `region_count` 8, `resident_size` 16, `resident_size_peak` 24, `internal`
+/// 48, `external` 64, `reusable` 80, `compressed` 120.
+fn put_vm_info(usage: &mut ProcessUsage, info: Bytes<'_>) {
+    usage.mappings = info.u32(8).map(u64::from);
+    usage.peak_resident = info.u64(24);
+    usage.resident_anonymous = info.u64(48);
+    usage.resident_files = info.u64(64);
+    usage.swapped = info.u64(120);
+    usage.pages.resident = info.u64(16);
+    usage.pages.lazily_freed = info.u64(80);
+}
+
+/// Up to `swapped_count` of `struct vm_statistics64`; newer systems have more.
+const VM_STATISTICS: usize = 160;
+
+/// `sizeof(struct proc_regionwithpathinfo)`, and the room that paths have (`MAXPATHLEN`, four
+/// times as much in `proc_pidpath`).
+const REGION: usize = 1272;
+const PATH_ROOM: usize = 4096;
+
+/// `struct proc_regionwithpathinfo`: `pri_protection` 0, `pri_flags` 12, `pri_offset` 16,
+/// `pri_user_wired_count` 28, `pri_user_tag` 32, `pri_pages_resident` 36, `pri_pages_swapped_out`
+/// 44, `pri_share_mode` 60, `pri_private_pages_resident` 64, `pri_address` 80, `pri_size` 88,
+/// `vip_path` 248. Returns the mapping and where the next may begin.
+fn mapping<'r>(region: Bytes<'r>, page_size: u64, program: &[u8]) -> Option<(Mapping<'r>, u64)> {
+    const SUBMAP: u32 = 1;
+    // SM_SHARED, SM_TRUESHARED, SM_SHARED_ALIASED.
+    const SHARED: [u32; 3] = [4, 5, 7];
+    const STACK: u32 = 30;
+    let (start, len) = (region.u64(80)?, region.u64(88)?);
+    let end = start.checked_add(len).filter(|&end| end > start)?;
+    let path = region.text(248);
+    let tag = region.u32(32)?;
+    let shared = SHARED.contains(&region.u32(60)?);
+    let (kind, name) = match tag {
+        _ if !path.is_empty() && path == program => (MappingKind::Program, path),
+        _ if !path.is_empty() => (MappingKind::File, path),
+        // The libraries that all processes share are mapped as one.
+        _ if region.u32(12)? & SUBMAP != 0 => (MappingKind::File, path),
+        STACK => (MappingKind::Stack, path),
+        _ if shared => (MappingKind::SharedMemory, path),
+        tag => match tag_name(tag) {
+            Some(name) => (MappingKind::Named, name),
+            None => (MappingKind::Anonymous, path),
+        },
+    };
+    let pages = |offset| region.counted_u32(offset, page_size);
+    let protection = region.u32(0)?;
+    let mapping = Mapping {
+        start: usize::try_from(start).ok()?,
+        end: usize::try_from(end).ok()?,
+        readable: protection & 1 != 0,
+        writable: protection & 2 != 0,
+        executable: protection & 4 != 0,
+        shared: Some(shared),
+        offset: region.u64(16)?,
+        kind,
+        name,
+        pages: PageFigures {
+            resident: pages(36),
+            private: pages(64),
+            swapped: pages(44),
+            locked: Some(if region.u32(28)? > 0 { len } else { 0 }),
+            ..PageFigures::default()
+        },
+    };
+    Some((mapping, end))
+}
+
+/// What memory was tagged with when it was mapped, by the names of <mach/vm_statistics.h>.
+fn tag_name(tag: u32) -> Option<&'static [u8]> {
+    Some(match tag {
+        1 => b"MALLOC",
+        2 => b"MALLOC_SMALL",
+        3 => b"MALLOC_LARGE",
+        4 => b"MALLOC_HUGE",
+        6 => b"REALLOC",
+        7 => b"MALLOC_TINY",
+        8 => b"MALLOC_LARGE_REUSABLE",
+        9 => b"MALLOC_LARGE_REUSED",
+        11 => b"MALLOC_NANO",
+        12 => b"MALLOC_MEDIUM",
+        13 => b"MALLOC_PROB_GUARD",
+        20 => b"MACH_MSG",
+        21 => b"IOKIT",
+        31 => b"GUARD",
+        33 => b"DYLIB",
+        44 => b"JAVA",
+        53 => b"TCMALLOC",
+        60 => b"DYLD",
+        61 => b"DYLD_MALLOC",
+        62 => b"SQLITE",
+        63 => b"JAVASCRIPT_CORE",
+        64 => b"JAVASCRIPT_JIT_EXECUTABLE_ALLOCATOR",
+        73 => b"OS_ALLOC_ONCE",
+        74 => b"LIBDISPATCH",
+        82 => b"SWIFT_RUNTIME",
+        99 => b"SANITIZER",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answers::{Answers, DarwinKernel};
+    use super::super::bytes::put;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Composed from <sys/proc_info.h>.
+    fn task() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; TASK_INFO];
+        put(&mut bytes, 0, &(400u64 << 30).to_ne_bytes());
+        put(&mut bytes, 8, &(50u64 << 20).to_ne_bytes());
+        put(&mut bytes, 52, &4711u32.to_ne_bytes());
+        bytes
+    }
+
+    fn rusage() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; RUSAGE_INFO];
+        for (offset, value) in
+            [(16, 24u64), (24, 48), (56, 1 << 14), (72, 9 << 20), (240, 11 << 20)]
+        {
+            put(&mut bytes, offset, &value.to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn vm_info() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; VM_INFO];
+        put(&mut bytes, 8, &321u32.to_ne_bytes());
+        for (offset, value) in [(16, 50u64), (24, 60), (48, 30), (64, 20), (80, 7), (120, 3)] {
+            put(&mut bytes, offset, &(value << 20).to_ne_bytes());
+        }
+        bytes
+    }
+
+    struct Region {
+        start: u64,
+        npages: u64,
+        protection: u32,
+        flags: u32,
+        tag: u32,
+        mode: u32,
+        path: &'static str,
+    }
+
+    fn region(region: &Region) -> Vec<u8> {
+        let mut bytes = std::vec![0; REGION];
+        for (offset, value) in [
+            (0, region.protection),
+            (12, region.flags),
+            (32, region.tag),
+            (36, 5),
+            (44, 2),
+            (60, region.mode),
+            (64, 4),
+        ] {
+            put(&mut bytes, offset, &value.to_ne_bytes());
+        }
+        put(&mut bytes, 80, &region.start.to_ne_bytes());
+        put(&mut bytes, 88, &(region.npages * 4096).to_ne_bytes());
+        put(&mut bytes, 248, region.path.as_bytes());
+        bytes
+    }
+
+    fn regions() -> Vec<(u64, Vec<u8>)> {
+        let plain =
+            Region { start: 0, npages: 8, protection: 3, flags: 0, tag: 0, mode: 2, path: "" };
+        [
+            Region { start: 0x1_0000, protection: 5, mode: 1, path: "/bin/cat", ..plain },
+            Region { start: 0x10_0000, tag: 2, ..plain },
+            Region { start: 0x20_0000, ..plain },
+            Region { start: 0x30_0000, mode: 5, ..plain },
+            Region { start: 0x40_0000, tag: 30, ..plain },
+            Region { start: 0x50_0000, protection: 1, flags: 1, ..plain },
+            Region { start: 0x60_0000, protection: 5, path: "/usr/lib/dyld", ..plain },
+        ]
+        .iter()
+        .map(|it| (it.start + it.npages * 4096, region(it)))
+        .collect()
+    }
+
+    fn answers() -> Answers<DarwinKernel> {
+        let mut statistics = std::vec![0xee; VM_STATISTICS];
+        put(&mut statistics, 0, &100u32.to_ne_bytes());
+        put(&mut statistics, 128, &9u32.to_ne_bytes());
+        let swap: Vec<u8> =
+            [5u64 << 30, 3 << 30, 2 << 30, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
+        Answers::new()
+            .mach(task(), rusage(), vm_info(), statistics, regions(), "/bin/cat")
+            .name(c"hw.memsize", 16u64 << 30)
+            .name(c"kern.memorystatus_vm_pressure_level", 2u32)
+            .named_bytes(c"vm.swapusage", swap)
+    }
+
+    #[test]
+    fn the_own_process_is_told_in_full() {
+        let os = Darwin::new(answers());
+        let told = os.process_usage(Process::Own, Detail::Counters).unwrap();
+        let expected = ProcessUsage {
+            virtual_size: Some(400 << 30),
+            resident: Some(50 << 20),
+            peak_resident: Some(60 << 20),
+            resident_anonymous: Some(30 << 20),
+            resident_files: Some(20 << 20),
+            swapped: Some(3 << 20),
+            locked: Some(1 << 14),
+            phys_footprint: Some(9 << 20),
+            peak_phys_footprint: Some(11 << 20),
+            mappings: Some(321),
+            user_time: Some(Duration::from_millis(5)),
+            system_time: Some(Duration::from_millis(6)),
+            minor_faults: Some(7),
+            major_faults: Some(8),
+            pages: PageFigures {
+                resident: Some(50 << 20),
+                lazily_freed: Some(7 << 20),
+                ..PageFigures::default()
+            },
+            ..ProcessUsage::default()
+        };
+        assert_eq!(told, expected);
+        assert_eq!(told.pages.resident_in_use(), Some(43 << 20));
+    }
+
+    #[test]
+    fn another_process_is_told_without_its_port() {
+        let os = Darwin::new(answers());
+        let told = os.process_usage(Process::Id(17), Detail::Counters).unwrap();
+        // 24 and 48 ticks of 125/3 ns.
+        assert_eq!(told.user_time, Some(Duration::from_nanos(1000)));
+        assert_eq!(told.system_time, Some(Duration::from_nanos(2000)));
+        assert_eq!((told.page_faults, told.minor_faults), (Some(4711), None));
+        assert_eq!((told.mappings, told.pages), (None, PageFigures::default()));
+        let gone = os.process_usage(Process::Id(18), Detail::Counters);
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Gone);
+    }
+
+    #[test]
+    fn the_machine_has_its_compressor_swap_and_level() {
+        let machine = Darwin::new(answers()).machine_usage().unwrap();
+        assert_eq!((machine.total, machine.free), (Some(16 << 30), Some(100 << 12)));
+        assert_eq!(machine.compressor, Some(9 << 12));
+        assert_eq!((machine.swap_total, machine.swap_free), (Some(5 << 30), Some(3 << 30)));
+        assert_eq!(machine.memory_is_short, Some(true));
+    }
+
+    #[test]
+    fn mappings_are_walked_to_the_end() {
+        let os = Darwin::new(answers());
+        let mut seen = Vec::new();
+        let mut buffer = std::vec![0; 8192];
+        os.mappings(Process::Own, Detail::Pages, &mut buffer, &mut |mapping| {
+            assert_eq!(mapping.pages.resident, Some(5 << 12));
+            assert_eq!(mapping.pages.swapped, Some(2 << 12));
+            seen.push((mapping.kind, mapping.name.to_vec(), mapping.shared.unwrap()));
+        })
+        .unwrap();
+        use MappingKind::*;
+        let expected = [
+            (Program, &b"/bin/cat"[..], false),
+            (Named, b"MALLOC_SMALL", false),
+            (Anonymous, b"", false),
+            (SharedMemory, b"", true),
+            (Stack, b"", false),
+            (File, b"", false),
+            (File, b"/usr/lib/dyld", false),
+        ];
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(kind, name, shared)| (kind, name.to_vec(), shared))
+            .collect();
+        assert_eq!(seen, expected);
+        let small = os.mappings(Process::Own, Detail::Pages, &mut [0; 1024], &mut |_| {});
+        assert!(matches!(small.unwrap_err().kind(), ErrorKind::SmallBuffer { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read_never_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..1400),
+            clock in any::<(u32, u32)>(),
+        ) {
+            let _ = decode_task(&bytes);
+            let mut usage = ProcessUsage::default();
+            put_rusage(&mut usage, Bytes(&bytes), clock);
+            put_vm_info(&mut usage, Bytes(&bytes));
+            if let Some((mapping, end)) = mapping(Bytes(&bytes), 4096, b"/bin/cat") {
+                prop_assert!(mapping.start < mapping.end && end as usize == mapping.end);
+            }
+        }
+
+        #[test]
+        fn a_walk_over_damaged_regions_ends(
+            region in 0usize..7,
+            place in 0usize..100,
+            damage in proptest::collection::vec(any::<u8>(), 1..9),
+        ) {
+            let mut regions = regions();
+            put(&mut regions[region].1, place, &damage);
+            let os = Darwin::new(answers().regions(regions));
+            let mut buffer = std::vec![0; 8192];
+            let _ = os.mappings(Process::Own, Detail::Pages, &mut buffer, &mut |_| {});
+        }
+    }
+}

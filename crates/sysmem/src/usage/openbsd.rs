@@ -1,0 +1,309 @@
+//! OpenBSD: KERN_PROC, VM_UVMEXP, KERN_PROC_VMMAP.
+
+use super::bsd::{CTL_HW, CTL_VM, RLIMIT_MEMLOCK, alive, ask, id, number, own_limit};
+use super::bytes::{Bytes, put_u64, unreadable};
+use super::{
+    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, NO_LIMIT, PageFigures, PageRun,
+    Process, ProcessUsage, Usage, check_buffer, refusal,
+};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
+use crate::os::openbsd::{KERN_PROC, OpenBsd, OpenBsdCalls};
+use crate::os::unix::{EINVAL, EPERM, RLIMIT_DATA};
+use crate::{Errno, Error, ErrorKind, Os, PageRange};
+
+// <sys/sysctl.h>, <uvm/uvmexp.h>.
+const KERN_PROC_VMMAP: i32 = 80;
+const VM_UVMEXP: i32 = 4;
+const HW_PHYSMEM64: i32 = 19;
+
+/// `SDEAD` of `p_stat`: <sys/proc.h>.
+const DEAD: u8 = 6;
+
+const ESRCH: Errno = Errno(3);
+const ENOMEM: Errno = Errno(12);
+
+impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
+    fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
+        let kernel = self.kernel();
+        let mut bytes = [0; LEN];
+        let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id(kernel, process), LEN as i32, 1];
+        let usage = decode(ask(kernel, &mib, &mut bytes)?, self.page_size() as u64)?;
+        Ok(ProcessUsage {
+            // There is no RLIMIT_AS.
+            virtual_size_limit: Some(NO_LIMIT),
+            data_limit: own_limit(kernel, process, RLIMIT_DATA),
+            locked_limit: own_limit(kernel, process, RLIMIT_MEMLOCK),
+            ..usage
+        })
+    }
+
+    fn machine_usage(&self) -> Result<MachineUsage, Error> {
+        let mut bytes = [0; 344];
+        let pages = Bytes(ask(self.kernel(), &[CTL_VM, VM_UVMEXP], &mut bytes)?);
+        let page_size = self.page_size() as u64;
+        // `struct uvmexp`: 32-bit counts of pages, `free` 16, `swpages` 104, `swpginuse` 108.
+        let at = |offset| pages.counted_u32(offset, page_size);
+        Ok(MachineUsage {
+            page_size: Some(page_size),
+            total: number(self.kernel(), &[CTL_HW, HW_PHYSMEM64]),
+            free: at(16),
+            swap_total: at(104),
+            swap_free: at(104).zip(at(108)).and_then(|(total, used)| total.checked_sub(used)),
+            ..MachineUsage::default()
+        })
+    }
+
+    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
+        Ok(ControlGroup::default())
+    }
+
+    /// The list comes in pieces, each from the address that the buffer begins with on
+    /// (sys/kern/kern_sysctl.c, `sysctl_proc_vmmap`): a whole number of entries, at most
+    /// `MAXPHYS` (64 KiB). ENOMEM says that the piece is full and more follows; EINVAL, that the
+    /// process is ending, or the kernel's.
+    fn mappings(
+        &self,
+        process: Process,
+        _detail: Detail,
+        buffer: &mut [u8],
+        each: &mut dyn FnMut(&Mapping<'_>),
+    ) -> Result<(), Error> {
+        check_buffer(buffer)?;
+        let kernel = self.kernel();
+        let mib = [CTL_KERN, KERN_PROC_VMMAP, id(kernel, process)];
+        let room = buffer.len().min(64 << 10) / ENTRY * ENTRY;
+        let buffer = &mut buffer[..room];
+        let mut from = 0;
+        loop {
+            put_u64(buffer, 0, from);
+            let (len, more) = match kernel.sysctl(&mib, buffer) {
+                Ok(len) => (len, false),
+                Err(ENOMEM) => (room, true),
+                Err(errno) => {
+                    return Err(refusal(match errno {
+                        ESRCH | EINVAL => ErrorKind::Gone,
+                        EPERM => ErrorKind::Denied,
+                        errno => ErrorKind::System(errno),
+                    }));
+                }
+            };
+            let next = each_entry(buffer.get(..len).ok_or(unreadable())?, from, each)?;
+            if !more {
+                return Ok(());
+            }
+            from = next.filter(|&next| next > from).ok_or(unreadable())?;
+        }
+    }
+
+    fn page_runs(
+        &self,
+        _process: Process,
+        _range: PageRange,
+        _each: &mut dyn FnMut(&PageRun),
+    ) -> Result<(), Error> {
+        Err(refusal(ErrorKind::NotSupported))
+    }
+}
+
+/// What is asked for of `struct kinfo_proc`, which grows at its end: <sys/sysctl.h>.
+const LEN: usize = 648;
+
+/// `struct kinfo_proc`: `p_stat` 304, `p_vm_rssize` 384, `p_vm_dsize` 392, `p_vm_ssize` 396 in
+/// pages, `p_uutime_sec` 420, `p_ustime_sec` 428, `p_uru_maxrss` 440 in KiB, `p_uru_minflt` 472,
+/// `p_uru_majflt` 480. `p_vm_map_size` is 0.
+fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
+    let process = alive(bytes, LEN, 304, DEAD)?;
+    let pages = |offset| process.counted_u32(offset, page_size);
+    Ok(ProcessUsage {
+        resident: pages(384),
+        data: pages(392),
+        stack: pages(396),
+        user_time: process.time_u32(420),
+        system_time: process.time_u32(428),
+        peak_resident: process.counted_u64(440, 1024),
+        minor_faults: process.u64(472),
+        major_faults: process.u64(480),
+        ..ProcessUsage::default()
+    })
+}
+
+/// `sizeof(struct kinfo_vmentry)`: <sys/sysctl.h>, and as a running kernel told them.
+const ENTRY: usize = 80;
+
+/// Entries of `struct kinfo_vmentry`: `kve_start` 0, `kve_end` 8, `kve_offset` 40, `kve_etype` 52,
+/// `kve_protection` 56. Nothing has a name. Private objects are files; a file that is mapped shared
+/// cannot be told from shared memory, and is told as that. Returns where the last one ends; each begins at `from` or after the one before.
+fn each_entry(
+    entries: &[u8],
+    from: u64,
+    each: &mut dyn FnMut(&Mapping<'_>),
+) -> Result<Option<u64>, Error> {
+    let entries = entries.chunks_exact(ENTRY);
+    if !entries.remainder().is_empty() {
+        return Err(unreadable());
+    }
+    let mut last = None;
+    for entry in entries {
+        let entry = Bytes(entry);
+        let (start, end) = entry.u64(0).zip(entry.u64(8)).ok_or(unreadable())?;
+        if start < last.unwrap_or(from) || end < start {
+            return Err(unreadable());
+        }
+        last = Some(end);
+        // An entry without length only marks where free space begins.
+        if let Some(mapping) = mapping(entry).filter(|mapping| mapping.start < mapping.end) {
+            each(&mapping);
+        }
+    }
+    Ok(last)
+}
+
+fn mapping(entry: Bytes<'_>) -> Option<Mapping<'_>> {
+    // KVE_ET_*.
+    const OBJECT: u32 = 0x1;
+    const SUBMAP: u32 = 0x2;
+    const COPY_ON_WRITE: u32 = 0x4;
+    const HOLE: u32 = 0x10;
+    const STACK: u32 = 0x40;
+    let flags = entry.u32(52)?;
+    let shared = flags & COPY_ON_WRITE == 0;
+    let kind = match flags {
+        flags if flags & HOLE != 0 => return None,
+        flags if flags & STACK != 0 => MappingKind::Stack,
+        flags if flags & SUBMAP != 0 => MappingKind::System,
+        flags if flags & OBJECT != 0 && shared => MappingKind::SharedMemory,
+        flags if flags & OBJECT != 0 => MappingKind::File,
+        _ => MappingKind::Anonymous,
+    };
+    let protection = entry.u32(56)?;
+    Some(Mapping {
+        start: entry.address(0)?,
+        end: entry.address(8)?,
+        readable: protection & 1 != 0,
+        writable: protection & 2 != 0,
+        executable: protection & 4 != 0,
+        shared: Some(shared),
+        offset: entry.u64(40)?,
+        kind,
+        name: b"",
+        pages: PageFigures::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answers::{Answers, OpenBsdKernel};
+    use super::super::bytes::put;
+    use super::*;
+    use core::time::Duration;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Composed from <sys/sysctl.h>.
+    fn process() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; LEN];
+        bytes[304] = 2;
+        for (offset, value) in
+            [(384, 700u32), (392, 300), (396, 20), (420, 1), (424, 5), (428, 0), (432, 9)]
+        {
+            put(&mut bytes, offset, &value.to_ne_bytes());
+        }
+        put(&mut bytes, 440, &8324u64.to_ne_bytes());
+        put(&mut bytes, 472, &42u64.to_ne_bytes());
+        put(&mut bytes, 480, &3u64.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_process_is_told_in_pages_and_kibibytes() {
+        let mut bytes = process();
+        let expected = ProcessUsage {
+            resident: Some(700 << 12),
+            data: Some(300 << 12),
+            stack: Some(20 << 12),
+            user_time: Some(Duration::from_micros(1_000_005)),
+            system_time: Some(Duration::from_micros(9)),
+            peak_resident: Some(8324 << 10),
+            minor_faults: Some(42),
+            major_faults: Some(3),
+            ..ProcessUsage::default()
+        };
+        assert_eq!(decode(&bytes, 4096), Ok(expected));
+        bytes[304] = DEAD;
+        assert_eq!(decode(&bytes, 4096).unwrap_err().kind(), ErrorKind::Gone);
+    }
+
+    /// Composed from <sys/sysctl.h>, 80 bytes as a running kernel told them.
+    fn entry(start: u64, npages: u64, etype: u32, protection: u32) -> Vec<u8> {
+        let mut bytes = std::vec![0; ENTRY];
+        put(&mut bytes, 0, &start.to_ne_bytes());
+        put(&mut bytes, 8, &(start + npages * 4096).to_ne_bytes());
+        put(&mut bytes, 52, &etype.to_ne_bytes());
+        put(&mut bytes, 56, &protection.to_ne_bytes());
+        bytes
+    }
+
+    fn listing() -> Vec<Vec<u8>> {
+        std::vec![
+            entry(0x1000, 0, 0, 0),
+            entry(0x2000, 4, 0x5, 5),
+            entry(0x10_0000, 1 << 20, 0x4, 0),
+            entry(0x2_0000_0000, 8, 0x1, 3),
+            entry(0x3_0000_0000, 9, 0x10, 0),
+            entry(0x4_0000_0000, 16, 0x44, 3),
+        ]
+    }
+
+    const EXPECTED: [(usize, MappingKind, bool, bool); 4] = [
+        (4, MappingKind::File, false, false),
+        (1 << 20, MappingKind::Anonymous, false, false),
+        (8, MappingKind::SharedMemory, true, true),
+        (16, MappingKind::Stack, true, false),
+    ];
+
+    #[test]
+    fn mappings_come_in_pieces_and_are_told_once() {
+        // Entries in a buffer of `LEAST_BUFFER` bytes: six. With less, more pieces.
+        let os = OpenBsd::new(
+            Answers::<OpenBsdKernel>::new()
+                .number(&[1, 66, 1, 17, LEN as i32, 1], process())
+                .entries(&[1, 80, 17], listing(), 2),
+        );
+        let mut seen = Vec::new();
+        os.mappings(Process::Own, Detail::Pages, &mut [0; 1024], &mut |mapping| {
+            assert_eq!(mapping.pages, PageFigures::default());
+            let shared = mapping.shared.unwrap();
+            seen.push((mapping.len() / 4096, mapping.kind, mapping.writable, shared));
+        })
+        .unwrap();
+        assert_eq!(seen, EXPECTED);
+        let told = os.process_usage(Process::Own, Detail::Counters).unwrap();
+        assert_eq!(told.data_limit, Some(1 << 28));
+        let gone = os.mappings(Process::Id(18), Detail::Pages, &mut [0; 1024], &mut |_| {});
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Gone);
+    }
+
+    #[test]
+    fn a_list_that_goes_back_is_refused_and_ends() {
+        let bytes = [entry(0x9000, 1, 0, 3), entry(0x2000, 1, 0, 3)].concat();
+        let error = each_entry(&bytes, 0, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreadable);
+        let early = each_entry(&bytes[..ENTRY], 0xa000, &mut |_| {}).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::Unreadable);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read_never_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            place in 0usize..400,
+            damage in proptest::collection::vec(any::<u8>(), 1..6),
+        ) {
+            let _ = decode(&bytes, 4096);
+            let _ = each_entry(&bytes, 0, &mut |_| {});
+            let mut listing = listing().concat();
+            put(&mut listing, place, &damage);
+            let _ = each_entry(&listing, 0, &mut |mapping| assert!(mapping.start < mapping.end));
+        }
+    }
+}

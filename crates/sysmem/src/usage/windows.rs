@@ -1,0 +1,566 @@
+//! Windows: the process status helpers (PSAPI), `VirtualQueryEx`, jobs.
+//!
+//! Read in Microsoft's reference of the calls and in the headers of mingw-w64; seen under Wine only.
+//! The structures are those of 64-bit programs.
+
+use core::time::Duration;
+
+use super::bytes::{Bytes, unreadable};
+use super::residency::Runs;
+use super::{
+    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, NO_LIMIT, Overcommit, PageFigures,
+    PageRun, PageState, Process, ProcessUsage, Usage, check_buffer, refusal,
+};
+use crate::calls::{ProcessStatistics, VirtualMemory, WorkingSetPage};
+use crate::os::windows::Windows;
+use crate::{Errno, Error, ErrorKind, Operation, Os, PageRange};
+
+// winerror.h.
+const ERROR_ACCESS_DENIED: Errno = Errno(5);
+const ERROR_INVALID_PARAMETER: Errno = Errno(87);
+
+/// Bits of `PSAPI_WORKING_SET_EX_BLOCK`.
+const VALID: usize = 1;
+const SHARED: usize = 1 << 15;
+const LARGE_PAGE: usize = 1 << 23;
+
+impl<K: VirtualMemory + ProcessStatistics> Usage for Windows<K> {
+    fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
+        let process = Opened::open(self.kernel(), process)?;
+        let mut bytes = [0; COUNTERS];
+        process.kernel.memory_counters(process.handle, &mut bytes).map_err(refused)?;
+        let mut usage = decode(&bytes)?;
+        // In units of 100 ns.
+        let times = process.kernel.process_times(process.handle).ok();
+        let time = |units: u64| Some(Duration::from_nanos(units.checked_mul(100)?));
+        usage.system_time = times.and_then(|(system, _)| time(system));
+        usage.user_time = times.and_then(|(_, user)| time(user));
+        process.alive()?;
+        Ok(usage)
+    }
+
+    fn machine_usage(&self) -> Result<MachineUsage, Error> {
+        let kernel = self.kernel();
+        let mut bytes = [0; PERFORMANCE];
+        kernel.performance(&mut bytes).map_err(refused)?;
+        let mut usage = decode_machine(&bytes)?;
+        let files = kernel.page_files();
+        let pages = |pages: usize| (pages as u64).checked_mul(self.page_size() as u64);
+        usage.swap_total = files.and_then(|(total, _)| pages(total));
+        usage.swap_free = files.and_then(|(total, used)| pages(total.checked_sub(used)?));
+        // Zero says that the processor has none.
+        usage.huge_page_size =
+            Some(kernel.large_page_minimum() as u64).filter(|&minimum| minimum > 0);
+        usage.memory_is_short = kernel.memory_is_short();
+        Ok(usage)
+    }
+
+    /// Only the calling process can ask for its job.
+    fn control_group(&self, process: Process) -> Result<ControlGroup, Error> {
+        let mut bytes = [0; LIMITS];
+        match process {
+            Process::Own if self.kernel().own_job_limits(&mut bytes).is_ok() => decode_job(&bytes),
+            _ => Ok(ControlGroup::default()),
+        }
+    }
+
+    fn mappings(
+        &self,
+        process: Process,
+        detail: Detail,
+        buffer: &mut [u8],
+        each: &mut dyn FnMut(&Mapping<'_>),
+    ) -> Result<(), Error> {
+        check_buffer(buffer)?;
+        let process = Opened::open(self.kernel(), process)?;
+        let (kernel, handle) = (process.kernel, process.handle);
+        let mut wide = [0; 1024];
+        let (program, name) = buffer.split_at_mut(buffer.len() / 2);
+        let len = kernel.image_name(handle, &mut wide).unwrap_or(0);
+        let program = utf8(wide.get(..len).unwrap_or_default(), program);
+        let mut at = 0;
+        loop {
+            let mut bytes = [0; REGION];
+            // Past the end of the address space it is refused as a wrong parameter.
+            match kernel.query_region(handle, at, &mut bytes) {
+                Ok(()) => {}
+                Err(ERROR_INVALID_PARAMETER) if at > 0 => break,
+                Err(errno) => return Err(refused(errno)),
+            }
+            let region = Region::decode(Bytes(&bytes)).ok_or(unreadable())?;
+            // It never goes back, or the walk would not end.
+            let (start, end) = (region.start, region.end);
+            at = Some(end).filter(|&end| end > at).ok_or(unreadable())?;
+            if region.free {
+                continue;
+            }
+            let len = match region.backed {
+                true => kernel.mapped_file(handle, start, &mut wide).unwrap_or(0),
+                false => 0,
+            };
+            let name = utf8(wide.get(..len).unwrap_or_default(), name);
+            let mut pages = PageFigures::default();
+            if detail == Detail::Pages && region.committed {
+                pages = page_figures(&process, start..end, self.page_size())?;
+            } else if detail == Detail::Pages {
+                pages.resident = Some(0);
+            }
+            each(&region.mapping(name, program, pages));
+        }
+        process.alive()
+    }
+
+    fn page_runs(
+        &self,
+        process: Process,
+        range: PageRange,
+        each: &mut dyn FnMut(&PageRun),
+    ) -> Result<(), Error> {
+        range.check(Operation::Residency, self.page_size())?;
+        let process = Opened::open(self.kernel(), process)?;
+        let (mut runs, page_size) = (Runs::new(each), self.page_size());
+        let start = range.start.addr();
+        each_page(&process, start..start + range.len, page_size, &mut |page| {
+            let is = |bit| page.attributes & bit != 0;
+            let state = PageState {
+                resident: is(VALID),
+                // Of a page that is not valid the bits say other things.
+                huge: Some(is(VALID) && is(LARGE_PAGE)),
+                shared: is(VALID).then_some(is(SHARED)),
+                ..PageState::default()
+            };
+            runs.add(page.address, page.address + page_size, state);
+        })?;
+        runs.finish();
+        process.alive()
+    }
+}
+
+fn refused(errno: Errno) -> Error {
+    refusal(match errno {
+        ERROR_INVALID_PARAMETER => ErrorKind::Gone,
+        ERROR_ACCESS_DENIED => ErrorKind::Denied,
+        errno => ErrorKind::System(errno),
+    })
+}
+
+/// A process that is held: its number goes to no other meanwhile.
+struct Opened<'k, K: ProcessStatistics> {
+    kernel: &'k K,
+    handle: isize,
+}
+
+impl<'k, K: ProcessStatistics> Opened<'k, K> {
+    fn open(kernel: &'k K, process: Process) -> Result<Opened<'k, K>, Error> {
+        let id = match process {
+            Process::Own => None,
+            Process::Id(id) => Some(id),
+        };
+        let opened = Opened { kernel, handle: kernel.open_process(id).map_err(refused)? };
+        // One that has ended stays while somebody holds it.
+        opened.alive()?;
+        Ok(opened)
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        match self.kernel.has_ended(self.handle) {
+            true => Err(refusal(ErrorKind::Gone)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<K: ProcessStatistics> Drop for Opened<'_, K> {
+    fn drop(&mut self) {
+        self.kernel.close_process(self.handle);
+    }
+}
+
+fn each_page<K: ProcessStatistics>(
+    process: &Opened<'_, K>,
+    range: core::ops::Range<usize>,
+    page_size: usize,
+    each: &mut dyn FnMut(&WorkingSetPage),
+) -> Result<(), Error> {
+    let mut pages = [WorkingSetPage { address: 0, attributes: 0 }; 256];
+    let mut at = range.start;
+    while at < range.end {
+        let count = ((range.end - at) / page_size).min(pages.len());
+        let pages = &mut pages[..count];
+        if pages.is_empty() {
+            return Err(unreadable());
+        }
+        for (index, page) in pages.iter_mut().enumerate() {
+            *page = WorkingSetPage { address: at + index * page_size, attributes: 0 };
+        }
+        process.kernel.working_set_of(process.handle, pages).map_err(refused)?;
+        pages.iter().for_each(&mut *each);
+        at += count * page_size;
+    }
+    Ok(())
+}
+
+fn page_figures<K: ProcessStatistics>(
+    process: &Opened<'_, K>,
+    range: core::ops::Range<usize>,
+    page_size: usize,
+) -> Result<PageFigures, Error> {
+    let (mut resident, mut private, mut huge) = (0, 0, 0);
+    let size = page_size as u64;
+    each_page(process, range, page_size, &mut |page| {
+        let is = |bit: usize| u64::from(page.attributes & bit != 0);
+        resident += is(VALID) * size;
+        private += is(VALID) * (1 - is(SHARED)) * size;
+        huge += is(VALID) * is(LARGE_PAGE) * size;
+    })?;
+    Ok(PageFigures {
+        resident: Some(resident),
+        private: Some(private),
+        huge: Some(huge),
+        ..PageFigures::default()
+    })
+}
+
+/// `sizeof(PROCESS_MEMORY_COUNTERS_EX)`.
+const COUNTERS: usize = 80;
+
+/// `PROCESS_MEMORY_COUNTERS_EX`: `PageFaultCount` 4, `PeakWorkingSetSize` 8, `WorkingSetSize` 16,
+/// `PeakPagefileUsage` 64, `PrivateUsage` 72.
+fn decode(bytes: &[u8]) -> Result<ProcessUsage, Error> {
+    let counters = Bytes::of_at_least(bytes, COUNTERS)?;
+    Ok(ProcessUsage {
+        page_faults: counters.u32(4).map(u64::from),
+        peak_resident: counters.u64(8),
+        resident: counters.u64(16),
+        peak_commit_charge: counters.u64(64),
+        commit_charge: counters.u64(72),
+        ..ProcessUsage::default()
+    })
+}
+
+/// `sizeof(PERFORMANCE_INFORMATION)`.
+const PERFORMANCE: usize = 104;
+
+/// `PERFORMANCE_INFORMATION`: `CommitTotal` 8, `CommitLimit` 16, `PhysicalTotal` 32,
+/// `PhysicalAvailable` 40 in pages, `PageSize` 80.
+fn decode_machine(bytes: &[u8]) -> Result<MachineUsage, Error> {
+    let performance = Bytes::of_at_least(bytes, PERFORMANCE)?;
+    let page_size = performance.u64(80);
+    let pages = |offset| performance.counted_u64(offset, page_size?);
+    Ok(MachineUsage {
+        page_size,
+        total: pages(32),
+        available: pages(40),
+        committed: pages(8),
+        commit_limit: pages(16),
+        overcommit: Some(Overcommit::Never),
+        ..MachineUsage::default()
+    })
+}
+
+/// `sizeof(JOBOBJECT_EXTENDED_LIMIT_INFORMATION)`.
+const LIMITS: usize = 144;
+
+/// `JOBOBJECT_EXTENDED_LIMIT_INFORMATION`: `LimitFlags` 16, `ProcessMemoryLimit` 112,
+/// `JobMemoryLimit` 120, `PeakJobMemoryUsed` 136.
+fn decode_job(bytes: &[u8]) -> Result<ControlGroup, Error> {
+    const PROCESS_MEMORY: u32 = 0x100;
+    const JOB_MEMORY: u32 = 0x200;
+    let limits = Bytes::of_at_least(bytes, LIMITS)?;
+    let flags = limits.u32(16).ok_or(unreadable())?;
+    let limit = |flag, offset| match flags & flag {
+        0 => Some(NO_LIMIT),
+        _ => limits.u64(offset),
+    };
+    Ok(ControlGroup {
+        limit: limit(JOB_MEMORY, 120),
+        process_limit: limit(PROCESS_MEMORY, 112),
+        peak: limits.u64(136),
+        ..ControlGroup::default()
+    })
+}
+
+/// `sizeof(MEMORY_BASIC_INFORMATION)`.
+const REGION: usize = 48;
+
+/// Pages next to each other that the system says the same of.
+struct Region {
+    start: usize,
+    end: usize,
+    free: bool,
+    committed: bool,
+    /// By a file or by memory that may be shared.
+    backed: bool,
+    /// Of a program or library.
+    image: bool,
+    protection: u32,
+}
+
+impl Region {
+    /// `MEMORY_BASIC_INFORMATION`: `BaseAddress` 0, `RegionSize` 24, `State` 32, `Protect` 36,
+    /// `Type` 40.
+    fn decode(bytes: Bytes<'_>) -> Option<Region> {
+        const MEM_COMMIT: u32 = 0x1000;
+        const MEM_FREE: u32 = 0x1_0000;
+        const MEM_MAPPED: u32 = 0x4_0000;
+        const MEM_IMAGE: u32 = 0x100_0000;
+        let start = bytes.address(0)?;
+        let end = start.checked_add(bytes.address(24)?).filter(|&end| end > start)?;
+        let (state, kind) = (bytes.u32(32)?, bytes.u32(40)?);
+        Some(Region {
+            start,
+            end,
+            free: state == MEM_FREE,
+            committed: state == MEM_COMMIT,
+            backed: matches!(kind, MEM_MAPPED | MEM_IMAGE),
+            image: kind == MEM_IMAGE,
+            // Only what is committed has one.
+            protection: if state == MEM_COMMIT { bytes.u32(36)? } else { 0 },
+        })
+    }
+
+    fn mapping<'n>(&self, name: &'n [u8], program: &[u8], pages: PageFigures) -> Mapping<'n> {
+        // PAGE_GUARD faults once, whatever else is allowed.
+        const GUARD: u32 = 0x100;
+        // PAGE_READONLY, READWRITE, WRITECOPY, EXECUTE, EXECUTE_READ, EXECUTE_READWRITE,
+        // EXECUTE_WRITECOPY are bits 1 to 7; of these, which read, write and execute.
+        let allows = |bits: u32| self.protection & GUARD == 0 && self.protection & bits != 0;
+        let copied = self.protection & 0x88 != 0;
+        Mapping {
+            start: self.start,
+            end: self.end,
+            readable: allows(0xee),
+            writable: allows(0xcc),
+            executable: allows(0xf0),
+            shared: Some(self.backed && !self.image && !copied),
+            offset: 0,
+            kind: match (self.backed, name.is_empty()) {
+                (false, _) => MappingKind::Anonymous,
+                (true, false) if self.image && name == program => MappingKind::Program,
+                (true, false) => MappingKind::File,
+                (true, true) if self.image => MappingKind::System,
+                (true, true) => MappingKind::SharedMemory,
+            },
+            name,
+            pages,
+        }
+    }
+}
+
+/// UTF-16 as UTF-8, cut at the last character that has room.
+fn utf8<'b>(wide: &[u16], buffer: &'b mut [u8]) -> &'b [u8] {
+    let mut len = 0;
+    for character in char::decode_utf16(wide.iter().copied()) {
+        let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
+        let size = character.len_utf8();
+        let Some(place) = buffer.get_mut(len..len + size) else { break };
+        character.encode_utf8(place);
+        len += size;
+    }
+    &buffer[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answers::{Answers, WindowsKernel};
+    use super::super::bytes::put;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Composed from psapi.h.
+    fn counters() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; COUNTERS];
+        put(&mut bytes, 4, &4711u32.to_ne_bytes());
+        for (offset, value) in [(8, 60u64), (16, 50), (64, 90), (72, 80)] {
+            put(&mut bytes, offset, &(value << 20).to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn performance() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; PERFORMANCE];
+        for (offset, value) in [(8, 10u64), (16, 30), (32, 20), (40, 7), (80, 4096)] {
+            put(&mut bytes, offset, &value.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// Composed from winnt.h.
+    fn job(flags: u32) -> Vec<u8> {
+        let mut bytes = std::vec![0xee; LIMITS];
+        put(&mut bytes, 16, &flags.to_ne_bytes());
+        for (offset, value) in [(112, 1u64), (120, 2), (136, 3)] {
+            put(&mut bytes, offset, &(value << 30).to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn region(start: u64, npages: u64, state: u32, protection: u32, kind: u32) -> Vec<u8> {
+        let mut bytes = std::vec![0; REGION];
+        put(&mut bytes, 0, &start.to_ne_bytes());
+        put(&mut bytes, 24, &(npages * 4096).to_ne_bytes());
+        put(&mut bytes, 32, &state.to_ne_bytes());
+        put(&mut bytes, 36, &protection.to_ne_bytes());
+        put(&mut bytes, 40, &kind.to_ne_bytes());
+        bytes
+    }
+
+    const COMMIT: u32 = 0x1000;
+    const RESERVE: u32 = 0x2000;
+    const FREE: u32 = 0x1_0000;
+    const PRIVATE: u32 = 0x2_0000;
+    const MAPPED: u32 = 0x4_0000;
+    const IMAGE: u32 = 0x100_0000;
+
+    fn regions() -> Vec<Vec<u8>> {
+        std::vec![
+            region(0, 16, FREE, 1, 0),
+            region(0x1_0000, 4, COMMIT, 4, PRIVATE),
+            region(0x1_4000, 12, RESERVE, 0, PRIVATE),
+            region(0x2_0000, 3, COMMIT, 0x104, PRIVATE),
+            region(0x2_3000, 13, FREE, 1, 0),
+            region(0x3_0000, 8, COMMIT, 0x20, IMAGE),
+            region(0x3_8000, 8, COMMIT, 0x80, IMAGE),
+            region(0x4_0000, 16, COMMIT, 4, MAPPED),
+            region(0x5_0000, 16, COMMIT, 2, MAPPED),
+        ]
+    }
+
+    const PROGRAM: &str = "\\Device\\HarddiskVolume2\\cat.exe";
+    const LIBRARY: &str = "\\Device\\HarddiskVolume2\\Übung.dll";
+    const DATA: &str = "\\Device\\HarddiskVolume2\\data";
+
+    fn answers() -> Answers<WindowsKernel> {
+        Answers::new().windows(
+            [counters(), performance(), job(0x200)],
+            regions(),
+            PROGRAM,
+            &[(0x3_0000, PROGRAM), (0x3_8000, LIBRARY), (0x5_0000, DATA)],
+        )
+    }
+
+    #[test]
+    fn a_process_is_told_with_its_commit_charge() {
+        let os = Windows::new(answers());
+        let told = os.process_usage(Process::Own, Detail::Counters).unwrap();
+        let expected = ProcessUsage {
+            page_faults: Some(4711),
+            peak_resident: Some(60 << 20),
+            resident: Some(50 << 20),
+            commit_charge: Some(80 << 20),
+            peak_commit_charge: Some(90 << 20),
+            user_time: Some(Duration::from_millis(3)),
+            system_time: Some(Duration::from_millis(2)),
+            ..ProcessUsage::default()
+        };
+        assert_eq!(told, expected);
+        let gone = os.process_usage(Process::Id(18), Detail::Counters);
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Gone);
+        let denied = os.process_usage(Process::Id(4), Detail::Counters);
+        assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn the_machine_is_told_in_pages_and_the_job_by_its_limits() {
+        let os = Windows::new(answers());
+        let machine = os.machine_usage().unwrap();
+        assert_eq!((machine.total, machine.available), (Some(20 << 12), Some(7 << 12)));
+        assert_eq!((machine.committed, machine.commit_limit), (Some(10 << 12), Some(30 << 12)));
+        assert_eq!((machine.swap_total, machine.swap_free), (Some(9 << 12), Some(5 << 12)));
+        assert_eq!(machine.huge_page_size, Some(2 << 20));
+        assert_eq!(machine.memory_is_short, Some(false));
+        let group = os.control_group(Process::Own).unwrap();
+        assert_eq!((group.limit, group.peak), (Some(2 << 30), Some(3 << 30)));
+        assert_eq!(group.process_limit, Some(NO_LIMIT));
+        let none = os.control_group(Process::Id(17)).unwrap();
+        assert_eq!(none, ControlGroup::default());
+    }
+
+    #[test]
+    fn regions_are_told_with_kind_name_and_pages() {
+        let os = Windows::new(answers());
+        let mut seen = Vec::new();
+        let mut buffer = std::vec![0; 4096];
+        os.mappings(Process::Id(17), Detail::Pages, &mut buffer, &mut |mapping| {
+            let access = (mapping.readable, mapping.writable, mapping.executable);
+            let name = std::string::String::from_utf8(mapping.name.to_vec()).unwrap();
+            let resident = mapping.pages.resident.unwrap() / 4096;
+            seen.push((mapping.kind, name, access, mapping.shared.unwrap(), resident));
+        })
+        .unwrap();
+        use MappingKind::*;
+        // Every third page is resident.
+        let expected = [
+            (Anonymous, "", (true, true, false), false, 1),
+            (Anonymous, "", (false, false, false), false, 0),
+            (Anonymous, "", (false, false, false), false, 1),
+            (Program, PROGRAM, (true, false, true), false, 3),
+            (File, LIBRARY, (true, true, true), false, 3),
+            (SharedMemory, "", (true, true, false), true, 5),
+            (File, DATA, (true, false, false), true, 5),
+        ];
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(kind, name, access, shared, n)| (kind, name.into(), access, shared, n))
+            .collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn pages_are_told_in_runs() {
+        let os = Windows::new(answers());
+        let range = PageRange::new(core::ptr::without_provenance_mut(0x3_0000), 6 * 4096);
+        let mut seen = Vec::new();
+        os.page_runs(Process::Own, range, &mut |run| {
+            seen.push((run.start, run.len() / 4096, run.state.resident));
+        })
+        .unwrap();
+        let page = |n: usize| 0x3_0000 + n * 4096;
+        let expected =
+            [(page(0), 1, true), (page(1), 2, false), (page(3), 1, true), (page(4), 2, false)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn names_are_cut_at_whole_characters() {
+        let wide: Vec<u16> = "aÜ€😀z".encode_utf16().collect();
+        for (room, text) in [(0, ""), (2, "a"), (3, "aÜ"), (6, "aÜ€"), (9, "aÜ€"), (11, "aÜ€😀z")]
+        {
+            let mut buffer = std::vec![0; room];
+            assert_eq!(utf8(&wide, &mut buffer), text.as_bytes(), "{room}");
+        }
+        assert_eq!(utf8(&[0xd800, 0x61], &mut [0; 8]), "\u{fffd}a".as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read_never_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..160),
+            wide in proptest::collection::vec(any::<u16>(), 0..40),
+            room in 0usize..60,
+        ) {
+            let _ = decode(&bytes);
+            let _ = decode_machine(&bytes);
+            let _ = decode_job(&bytes);
+            if let Some(region) = Region::decode(Bytes(&bytes)) {
+                prop_assert!(region.start < region.end);
+            }
+            let mut buffer = std::vec![0; room];
+            prop_assert!(core::str::from_utf8(utf8(&wide, &mut buffer)).is_ok());
+        }
+
+        #[test]
+        fn a_walk_over_damaged_regions_ends(
+            region in 0usize..9,
+            place in 0usize..40,
+            damage in proptest::collection::vec(any::<u8>(), 1..9),
+        ) {
+            let mut regions = regions();
+            put(&mut regions[region], place, &damage);
+            let os = Windows::new(answers().windows_regions(regions));
+            let mut buffer = std::vec![0; 4096];
+            let _ = os.mappings(Process::Own, Detail::Counters, &mut buffer, &mut |_| {});
+        }
+    }
+}
