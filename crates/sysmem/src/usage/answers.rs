@@ -15,8 +15,9 @@ use super::bytes::Bytes;
 use crate::Errno;
 use crate::calls::{
     AddressRequirements, Calls, Files, Findings, Kernel, Links, MachStatistics, MachVm, Memcntl,
-    Mincore, Minherit, PageSizes, ProcessStatistics, Region, ResourceUsage, Resources, Sysctl,
-    SysctlByName, SysctlMib, SystemPages, UnixCalls, VirtualMemory, WorkingSetPage,
+    Mincore, Minherit, PageSizes, ProcessStatistics, Region, ResourceUsage, Resources,
+    SwitchPerThread, Sysctl, SysctlByName, SysctlMib, SystemPages, UnixCalls, VirtualMemory,
+    WorkingSetPage,
 };
 
 pub(crate) const PROCESS: i32 = 17;
@@ -410,6 +411,14 @@ impl<S: Speaks> MachVm for Answers<S> {
     }
 }
 
+impl<S: Speaks> SwitchPerThread for Answers<S> {
+    fn switches_per_thread(&self) -> bool {
+        false
+    }
+
+    fn let_thread_write(&self, _: bool) {}
+}
+
 impl<S: Speaks> MachStatistics for Answers<S> {
     fn process_info(
         &self,
@@ -476,6 +485,10 @@ unsafe impl<S: Speaks> VirtualMemory for Answers<S> {
     }
 
     unsafe fn virtual_protect(&self, _: *mut u8, _: usize, _: u32) -> Result<(), Errno> {
+        Err(Errno(487))
+    }
+
+    unsafe fn unmap_view(&self, _: *mut u8) -> Result<(), Errno> {
         Err(Errno(487))
     }
 

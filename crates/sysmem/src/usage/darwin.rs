@@ -27,6 +27,13 @@ const RUSAGE_INFO_V4: i32 = 4;
 const TASK_VM_INFO: u32 = 22;
 const HOST_VM_INFO64: i32 = 4;
 
+const PROC_REGION_SUBMAP: u32 = 1;
+const SM_SHARED: u32 = 4;
+const SM_TRUESHARED: u32 = 5;
+const SM_SHARED_ALIASED: u32 = 7;
+/// <mach/vm_statistics.h>.
+const VM_MEMORY_STACK: u32 = 30;
+
 const ESRCH: Errno = Errno(3);
 
 impl<K> Usage for Darwin<K>
@@ -62,23 +69,18 @@ where
         let kernel = self.kernel();
         let page_size = self.page_size() as u64;
         let mut bytes = [0; VM_STATISTICS];
-        let statistics = kernel.host_statistics(HOST_VM_INFO64, &mut bytes);
-        let statistics = statistics.map(|len| Bytes(bytes.get(..len).unwrap_or_default()));
-        // `struct xsw_usage`: total 0, available 8, used 16.
-        let mut swap = [0; 32];
-        let swap = kernel.sysctl_by_name(c"vm.swapusage", &mut swap).ok().map(|_| Bytes(&swap));
+        let len = kernel.host_statistics(HOST_VM_INFO64, &mut bytes).unwrap_or(0);
+        let statistics = Bytes(bytes.get(..len).unwrap_or_default());
+        let mut bytes = [0; SWAP_USAGE];
+        let len = kernel.sysctl_by_name(c"vm.swapusage", &mut bytes).unwrap_or(0);
+        let swap = Bytes(bytes.get(..len).unwrap_or_default());
         Ok(MachineUsage {
             page_size: Some(page_size),
             total: number(kernel, c"hw.memsize"),
-            // `struct vm_statistics64`: `free_count` 0, `compressor_page_count` 128.
-            free: statistics.and_then(|pages| pages.counted_u32(0, page_size)),
-            compressor: statistics.and_then(|pages| pages.counted_u32(128, page_size)),
-            swap_total: swap.and_then(|swap| swap.u64(0)),
-            swap_free: swap.and_then(|swap| swap.u64(8)),
             // 1 normal, 2 warning, 4 critical.
             memory_is_short: number(kernel, c"kern.memorystatus_vm_pressure_level")
                 .map(|level| level > 1),
-            ..MachineUsage::default()
+            ..decode_machine(statistics, swap, page_size)
         })
     }
 
@@ -154,7 +156,7 @@ fn refused(errno: Errno) -> Error {
 /// `sizeof(struct proc_taskinfo)`.
 const TASK_INFO: usize = 96;
 
-/// `struct proc_taskinfo`: `pti_virtual_size` 0, `pti_resident_size` 8, `pti_faults` 52.
+/// `struct proc_taskinfo` of Darwin, 96 bytes: `pti_virtual_size` 0, `pti_resident_size` 8, `pti_faults` 52.
 fn decode_task(bytes: &[u8]) -> Result<ProcessUsage, Error> {
     let task = Bytes::of_at_least(bytes, TASK_INFO)?;
     Ok(ProcessUsage {
@@ -168,8 +170,8 @@ fn decode_task(bytes: &[u8]) -> Result<ProcessUsage, Error> {
 /// `sizeof(struct rusage_info_v4)`.
 const RUSAGE_INFO: usize = 296;
 
-/// `struct rusage_info_v4`: `ri_user_time` 16, `ri_system_time` 24 in ticks of Mach's clock,
-/// `ri_wired_size` 56, `ri_phys_footprint` 72, `ri_lifetime_max_phys_footprint` 240 in bytes.
+/// `struct rusage_info_v4` of Darwin, 296 bytes: `ri_user_time` 16, `ri_system_time` 24 in ticks of
+/// Mach's clock, `ri_wired_size` 56, `ri_phys_footprint` 72, `ri_lifetime_max_phys_footprint` 240 in bytes.
 fn put_rusage(usage: &mut ProcessUsage, info: Bytes<'_>, clock: (u32, u32)) {
     let time = |offset| {
         let ticks = u128::from(info.u64(offset)?);
@@ -186,7 +188,7 @@ fn put_rusage(usage: &mut ProcessUsage, info: Bytes<'_>, clock: (u32, u32)) {
 /// `sizeof(struct task_vm_info)`; older systems tell less of it.
 const VM_INFO: usize = 372;
 
-/// `struct task_vm_info`: `region_count` 8, `resident_size` 16, `resident_size_peak` 24, `internal`
+/// `struct task_vm_info` of Darwin, 372 bytes: `region_count` 8, `resident_size` 16, `resident_size_peak` 24, `internal`
 /// 48, `external` 64, `reusable` 80, `compressed` 120.
 fn put_vm_info(usage: &mut ProcessUsage, info: Bytes<'_>) {
     usage.mappings = info.u32(8).map(u64::from);
@@ -198,34 +200,47 @@ fn put_vm_info(usage: &mut ProcessUsage, info: Bytes<'_>) {
     usage.pages.lazily_freed = info.u64(80);
 }
 
-/// Up to `swapped_count` of `struct vm_statistics64`; newer systems have more.
+/// Up to `swapped_count`; newer systems have more.
 const VM_STATISTICS: usize = 160;
+
+/// `sizeof(struct xsw_usage)`.
+const SWAP_USAGE: usize = 32;
+
+/// `struct vm_statistics64` of Darwin: `free_count` 0, `compressor_page_count` 128 in pages.
+/// `struct xsw_usage` of Darwin, 32 bytes: `xsu_total` 0, `xsu_avail` 8.
+fn decode_machine(pages: Bytes<'_>, swap: Bytes<'_>, page_size: u64) -> MachineUsage {
+    MachineUsage {
+        free: pages.counted_u32(0, page_size),
+        compressor: pages.counted_u32(128, page_size),
+        swap_total: swap.u64(0),
+        swap_free: swap.u64(8),
+        ..MachineUsage::default()
+    }
+}
 
 /// `sizeof(struct proc_regionwithpathinfo)`, and the room that paths have (`MAXPATHLEN`, four
 /// times as much in `proc_pidpath`).
 const REGION: usize = 1272;
 const PATH_ROOM: usize = 4096;
 
-/// `struct proc_regionwithpathinfo`: `pri_protection` 0, `pri_flags` 12, `pri_offset` 16,
-/// `pri_user_wired_count` 28, `pri_user_tag` 32, `pri_pages_resident` 36, `pri_pages_swapped_out`
-/// 44, `pri_share_mode` 60, `pri_private_pages_resident` 64, `pri_address` 80, `pri_size` 88,
-/// `vip_path` 248. Returns the mapping and where the next may begin.
+/// `struct proc_regionwithpathinfo` of Darwin, 1272 bytes: `prp_prinfo.pri_protection` 0,
+/// `prp_prinfo.pri_flags` 12, `prp_prinfo.pri_offset` 16, `prp_prinfo.pri_user_wired_count` 28,
+/// `prp_prinfo.pri_user_tag` 32, `prp_prinfo.pri_pages_resident` 36,
+/// `prp_prinfo.pri_pages_swapped_out` 44, `prp_prinfo.pri_share_mode` 60,
+/// `prp_prinfo.pri_private_pages_resident` 64, `prp_prinfo.pri_address` 80, `prp_prinfo.pri_size`
+/// 88, `prp_vip.vip_path` 248. Returns the mapping and where the next may begin.
 fn mapping<'r>(region: Bytes<'r>, page_size: u64, program: &[u8]) -> Option<(Mapping<'r>, u64)> {
-    const SUBMAP: u32 = 1;
-    // SM_SHARED, SM_TRUESHARED, SM_SHARED_ALIASED.
-    const SHARED: [u32; 3] = [4, 5, 7];
-    const STACK: u32 = 30;
     let (start, len) = (region.u64(80)?, region.u64(88)?);
     let end = start.checked_add(len).filter(|&end| end > start)?;
     let path = region.text(248);
     let tag = region.u32(32)?;
-    let shared = SHARED.contains(&region.u32(60)?);
+    let shared = [SM_SHARED, SM_TRUESHARED, SM_SHARED_ALIASED].contains(&region.u32(60)?);
     let (kind, name) = match tag {
         _ if !path.is_empty() && path == program => (MappingKind::Program, path),
         _ if !path.is_empty() => (MappingKind::File, path),
         // The libraries that all processes share are mapped as one.
-        _ if region.u32(12)? & SUBMAP != 0 => (MappingKind::File, path),
-        STACK => (MappingKind::Stack, path),
+        _ if region.u32(12)? & PROC_REGION_SUBMAP != 0 => (MappingKind::File, path),
+        VM_MEMORY_STACK => (MappingKind::Stack, path),
         _ if shared => (MappingKind::SharedMemory, path),
         tag => match tag_name(tag) {
             Some(name) => (MappingKind::Named, name),

@@ -132,7 +132,7 @@ const ROOM: usize = 2048;
 /// Up to where it is read.
 const LEN: usize = 512;
 
-/// `struct kinfo_proc`: `kp_stat` 12, `kp_vm_map_size` 312 in bytes, `kp_vm_rssize` 320,
+/// `struct kinfo_proc` of DragonFly: `kp_stat` 12, `kp_vm_map_size` 312 in bytes, `kp_vm_rssize` 320,
 /// `kp_vm_dsize` 344, `kp_vm_ssize` 352, `kp_vm_prssize` 360 in pages, `kp_ru` 368 with `ru_maxrss`
 /// in KiB (<sys/kinfo.h>). `native` holds the offsets against the libc crate.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {

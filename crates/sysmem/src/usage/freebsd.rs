@@ -18,6 +18,17 @@ const KERN_PROC_PATHNAME: i32 = 12;
 const KERN_PROC_VMMAP: i32 = 32;
 const KERN_PROC_RLIMIT: i32 = 37;
 
+// <sys/user.h>.
+const KVME_TYPE_NONE: u32 = 0;
+const KVME_TYPE_DEFAULT: u32 = 1;
+const KVME_TYPE_VNODE: u32 = 2;
+const KVME_TYPE_SWAP: u32 = 3;
+const KVME_TYPE_GUARD: u32 = 9;
+const KVME_FLAG_GROWS_DOWN: u32 = 0x20;
+const KVME_FLAG_USER_WIRED: u32 = 0x40;
+const KVME_FLAG_SYSVSHM: u32 = 0x80;
+const KVME_FLAG_POSIXSHM: u32 = 0x100;
+
 /// `SZOMB` of `ki_stat`: <sys/proc.h>.
 const ZOMBIE: u8 = 5;
 
@@ -104,8 +115,8 @@ impl<K: FreeBsdCalls + SysctlMib> Usage for FreeBsd<K> {
     }
 }
 
-/// What is used of all swap devices: `struct xswdev` of vm.swap_info.N, whose `xsw_used` at 24
-/// counts pages (<vm/vm_param.h>).
+/// What is used of all swap devices, of which vm.swap_info.N tells one: `struct xswdev` of FreeBSD,
+/// 32 bytes: `xsw_used` 24 in pages (<vm/vm_param.h>).
 fn swap_used(kernel: &(impl FreeBsdCalls + SysctlMib), page_size: u64) -> Option<u64> {
     let mut mib = [0; 16];
     let len = kernel.sysctl_mib(c"vm.swap_info", &mut mib).ok().filter(|&len| len < mib.len())?;
@@ -174,17 +185,15 @@ fn mapping<'e>(
     page_size: Option<u64>,
     program: &[u8],
 ) -> Option<Mapping<'e>> {
-    const GROWS_DOWN: u32 = 0x20;
-    const USER_WIRED: u32 = 0x40;
-    const SYSV_OR_POSIX_SHARED: u32 = 0x80 | 0x100;
     let (name, flags) = (until_zero(path?), entry.u32(44)?);
     let kind = match entry.u32(4)? {
-        _ if flags & GROWS_DOWN != 0 => MappingKind::Stack,
-        _ if flags & SYSV_OR_POSIX_SHARED != 0 => MappingKind::SharedMemory,
-        2 if !program.is_empty() && name == program => MappingKind::Program,
-        2 => MappingKind::File,
-        // None, default, swap, guard.
-        0 | 1 | 3 | 9 => MappingKind::Anonymous,
+        _ if flags & KVME_FLAG_GROWS_DOWN != 0 => MappingKind::Stack,
+        _ if flags & (KVME_FLAG_SYSVSHM | KVME_FLAG_POSIXSHM) != 0 => MappingKind::SharedMemory,
+        KVME_TYPE_VNODE if !program.is_empty() && name == program => MappingKind::Program,
+        KVME_TYPE_VNODE => MappingKind::File,
+        KVME_TYPE_NONE | KVME_TYPE_DEFAULT | KVME_TYPE_SWAP | KVME_TYPE_GUARD => {
+            MappingKind::Anonymous
+        }
         _ => MappingKind::System,
     };
     let pages = |offset| entry.counted_u32(offset, page_size?);
@@ -204,7 +213,7 @@ fn mapping<'e>(
         pages: PageFigures {
             resident: pages(48),
             private: pages(52),
-            locked: Some(if flags & USER_WIRED != 0 { len as u64 } else { 0 }),
+            locked: Some(if flags & KVME_FLAG_USER_WIRED != 0 { len as u64 } else { 0 }),
             ..PageFigures::default()
         },
     })

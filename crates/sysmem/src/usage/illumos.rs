@@ -121,7 +121,7 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
 /// `sizeof(psinfo_t)`.
 const PSINFO: usize = 416;
 
-/// `psinfo_t`: `pr_nlwp` 4, which a zombie has none of, `pr_size` 48 and `pr_rssize` 56 in KiB.
+/// `psinfo_t` of illumos: `pr_nlwp` 4, which a zombie has none of, `pr_size` 48 and `pr_rssize` 56 in KiB.
 fn decode(bytes: &[u8]) -> Result<ProcessUsage, Error> {
     let psinfo = Bytes::of_at_least(bytes, PSINFO)?;
     if psinfo.u32(4) == Some(0) {

@@ -21,6 +21,12 @@ const VM_PROC: i32 = 16;
 const VM_PROC_MAP: i32 = 1;
 const HW_PHYSMEM64: i32 = 13;
 
+const KVME_TYPE_VNODE: u32 = 2;
+const KVME_TYPE_KERN: u32 = 3;
+const KVME_TYPE_DEVICE: u32 = 4;
+const KVME_TYPE_SUBMAP: u32 = 6;
+const KVME_FLAG_GROWS_DOWN: u32 = 0x20;
+
 /// `LSZOMB` of `p_stat`: <sys/lwp.h>.
 const ZOMBIE: u8 = 5;
 
@@ -39,19 +45,14 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
     }
 
     fn machine_usage(&self) -> Result<MachineUsage, Error> {
-        let mut bytes = [0; 712];
-        let pages = Bytes(ask(self.kernel(), &[CTL_VM, VM_UVMEXP2], &mut bytes)?);
+        let kernel = self.kernel();
+        let mut bytes = [0; UVMEXP];
         let page_size = self.page_size() as u64;
-        // `struct uvmexp_sysctl`: 64-bit counts of pages, `free` 32, `swpages` 136, `swpginuse` 144.
-        let at = |offset| pages.counted_u64(offset, page_size);
+        let pages = ask(kernel, &[CTL_VM, VM_UVMEXP2], &mut bytes)?;
         Ok(MachineUsage {
-            page_size: Some(page_size),
-            total: number(self.kernel(), &[CTL_HW, HW_PHYSMEM64]),
-            free: at(32),
-            swap_total: at(136),
-            swap_free: at(136).zip(at(144)).and_then(|(total, used)| total.checked_sub(used)),
+            total: number(kernel, &[CTL_HW, HW_PHYSMEM64]),
             huge_page_size: self.huge_pages().size.map(|size| size as u64),
-            ..MachineUsage::default()
+            ..decode_machine(Bytes(pages), page_size)
         })
     }
 
@@ -96,9 +97,9 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
 /// What is asked for of `struct kinfo_proc2`, which grows at its end: <sys/sysctl.h>.
 const LEN: usize = 680;
 
-/// `struct kinfo_proc2`: `p_stat` 360, `p_vm_rssize` 432, `p_vm_dsize` 440, `p_vm_ssize` 444,
-/// `p_vm_vsize` 664 in pages, `p_uutime_sec` 464, `p_ustime_sec` 472, `p_uru_minflt` 512,
-/// `p_uru_majflt` 520. `p_uru_maxrss` is always 0.
+/// `struct kinfo_proc2` of NetBSD, 680 bytes: `p_stat` 360, `p_vm_rssize` 432, `p_vm_dsize` 440,
+/// `p_vm_ssize` 444, `p_vm_vsize` 664 in pages, `p_uutime_sec` 464, `p_ustime_sec` 472,
+/// `p_uru_minflt` 512, `p_uru_majflt` 520. `p_uru_maxrss` is always 0.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
     let process = alive(bytes, LEN, 360, ZOMBIE)?;
     let pages = |offset| process.counted_u32(offset, page_size);
@@ -115,12 +116,25 @@ fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
     })
 }
 
+/// What is asked for of `struct uvmexp_sysctl`.
+const UVMEXP: usize = 712;
+
+/// `struct uvmexp_sysctl` of NetBSD, 712 bytes, in 64-bit counts of pages: `free` 32, `swpages` 136,
+/// `swpginuse` 144.
+fn decode_machine(pages: Bytes<'_>, page_size: u64) -> MachineUsage {
+    let at = |offset| pages.counted_u64(offset, page_size);
+    MachineUsage {
+        page_size: Some(page_size),
+        free: at(32),
+        swap_total: at(136),
+        swap_free: at(136).zip(at(144)).and_then(|(total, used)| total.checked_sub(used)),
+        ..MachineUsage::default()
+    }
+}
+
 /// `sizeof(struct kinfo_vmentry)`: <sys/sysctl.h>.
 const ENTRY: usize = 1128;
 
-/// Entries of `struct kinfo_vmentry`: `kve_start` 0, `kve_end` 8, `kve_offset` 16, `kve_type` 24,
-/// `kve_flags` 28, `kve_protection` 48, `kve_path` 104. How many pages are resident is not told:
-/// `kve_count` is of the object behind, which other mappings may share.
 fn each_entry(entries: &[u8], each: &mut dyn FnMut(&Mapping<'_>)) -> Result<(), Error> {
     let entries = entries.chunks_exact(ENTRY);
     if !entries.remainder().is_empty() {
@@ -132,16 +146,17 @@ fn each_entry(entries: &[u8], each: &mut dyn FnMut(&Mapping<'_>)) -> Result<(), 
     Ok(())
 }
 
+/// `struct kinfo_vmentry` of NetBSD, 1128 bytes: `kve_start` 0, `kve_end` 8, `kve_offset` 16,
+/// `kve_type` 24, `kve_flags` 28, `kve_protection` 48, `kve_path` 104. How many pages are resident
+/// is not told: `kve_count` is of the object behind, which other mappings may share.
 fn mapping(entry: Bytes<'_>) -> Option<Mapping<'_>> {
-    const GROWS_DOWN: u32 = 0x20;
     let (name, kind) = (entry.text(104), entry.u32(24)?);
     let kind = match kind {
-        _ if entry.u32(28)? & GROWS_DOWN != 0 => MappingKind::Stack,
-        2 => MappingKind::File,
+        _ if entry.u32(28)? & KVME_FLAG_GROWS_DOWN != 0 => MappingKind::Stack,
+        KVME_TYPE_VNODE => MappingKind::File,
+        KVME_TYPE_KERN | KVME_TYPE_DEVICE | KVME_TYPE_SUBMAP => MappingKind::System,
         // None, object, anonymous, unknown.
-        0 | 1 | 5 | 255 => MappingKind::Anonymous,
-        // Of the kernel, of a device, a map within the map.
-        _ => MappingKind::System,
+        _ => MappingKind::Anonymous,
     };
     let protection = entry.u32(48)?;
     let (start, end) = (entry.address(0)?, entry.address(8)?);

@@ -16,6 +16,12 @@ const KERN_PROC_VMMAP: i32 = 80;
 const VM_UVMEXP: i32 = 4;
 const HW_PHYSMEM64: i32 = 19;
 
+const KVE_ET_OBJ: u32 = 0x1;
+const KVE_ET_SUBMAP: u32 = 0x2;
+const KVE_ET_COPYONWRITE: u32 = 0x4;
+const KVE_ET_HOLE: u32 = 0x10;
+const KVE_ET_STACK: u32 = 0x40;
+
 /// `SDEAD` of `p_stat`: <sys/proc.h>.
 const DEAD: u8 = 6;
 
@@ -38,18 +44,12 @@ impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
     }
 
     fn machine_usage(&self) -> Result<MachineUsage, Error> {
-        let mut bytes = [0; 344];
-        let pages = Bytes(ask(self.kernel(), &[CTL_VM, VM_UVMEXP], &mut bytes)?);
-        let page_size = self.page_size() as u64;
-        // `struct uvmexp`: 32-bit counts of pages, `free` 16, `swpages` 104, `swpginuse` 108.
-        let at = |offset| pages.counted_u32(offset, page_size);
+        let kernel = self.kernel();
+        let mut bytes = [0; UVMEXP];
+        let pages = ask(kernel, &[CTL_VM, VM_UVMEXP], &mut bytes)?;
         Ok(MachineUsage {
-            page_size: Some(page_size),
-            total: number(self.kernel(), &[CTL_HW, HW_PHYSMEM64]),
-            free: at(16),
-            swap_total: at(104),
-            swap_free: at(104).zip(at(108)).and_then(|(total, used)| total.checked_sub(used)),
-            ..MachineUsage::default()
+            total: number(kernel, &[CTL_HW, HW_PHYSMEM64]),
+            ..decode_machine(Bytes(pages), self.page_size() as u64)
         })
     }
 
@@ -108,9 +108,9 @@ impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
 /// What is asked for of `struct kinfo_proc`, which grows at its end: <sys/sysctl.h>.
 const LEN: usize = 648;
 
-/// `struct kinfo_proc`: `p_stat` 304, `p_vm_rssize` 384, `p_vm_dsize` 392, `p_vm_ssize` 396 in
-/// pages, `p_uutime_sec` 420, `p_ustime_sec` 428, `p_uru_maxrss` 440 in KiB, `p_uru_minflt` 472,
-/// `p_uru_majflt` 480. `p_vm_map_size` is 0.
+/// `struct kinfo_proc` of OpenBSD, 648 bytes: `p_stat` 304, `p_vm_rssize` 384, `p_vm_dsize` 392,
+/// `p_vm_ssize` 396 in pages, `p_uutime_sec` 420, `p_ustime_sec` 428, `p_uru_maxrss` 440 in KiB,
+/// `p_uru_minflt` 472, `p_uru_majflt` 480. `p_vm_map_size` is left at zero.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
     let process = alive(bytes, LEN, 304, DEAD)?;
     let pages = |offset| process.counted_u32(offset, page_size);
@@ -127,12 +127,27 @@ fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
     })
 }
 
+/// What is asked for of `struct uvmexp`.
+const UVMEXP: usize = 344;
+
+/// `struct uvmexp` of OpenBSD, 344 bytes, in 32-bit counts of pages: `free` 16, `swpages` 104,
+/// `swpginuse` 108.
+fn decode_machine(pages: Bytes<'_>, page_size: u64) -> MachineUsage {
+    let at = |offset| pages.counted_u32(offset, page_size);
+    MachineUsage {
+        page_size: Some(page_size),
+        free: at(16),
+        swap_total: at(104),
+        swap_free: at(104).zip(at(108)).and_then(|(total, used)| total.checked_sub(used)),
+        ..MachineUsage::default()
+    }
+}
+
 /// `sizeof(struct kinfo_vmentry)`: <sys/sysctl.h>, and as a running kernel told them.
 const ENTRY: usize = 80;
 
-/// Entries of `struct kinfo_vmentry`: `kve_start` 0, `kve_end` 8, `kve_offset` 40, `kve_etype` 52,
-/// `kve_protection` 56. Nothing has a name. Private objects are files; a file that is mapped shared
-/// cannot be told from shared memory, and is told as that. Returns where the last one ends; each begins at `from` or after the one before.
+/// Hands the entries of a piece to `each`. Returns where the last one
+/// ends; each begins at `from` or after the one before.
 fn each_entry(
     entries: &[u8],
     from: u64,
@@ -158,21 +173,18 @@ fn each_entry(
     Ok(last)
 }
 
+/// `struct kinfo_vmentry` of OpenBSD, 80 bytes: `kve_start` 0, `kve_end` 8, `kve_offset` 40,
+/// `kve_etype` 52, `kve_protection` 56. Nothing has a name. Private objects are files; a file that
+/// is mapped shared cannot be told from shared memory, and is told as that.
 fn mapping(entry: Bytes<'_>) -> Option<Mapping<'_>> {
-    // KVE_ET_*.
-    const OBJECT: u32 = 0x1;
-    const SUBMAP: u32 = 0x2;
-    const COPY_ON_WRITE: u32 = 0x4;
-    const HOLE: u32 = 0x10;
-    const STACK: u32 = 0x40;
     let flags = entry.u32(52)?;
-    let shared = flags & COPY_ON_WRITE == 0;
+    let shared = flags & KVE_ET_COPYONWRITE == 0;
     let kind = match flags {
-        flags if flags & HOLE != 0 => return None,
-        flags if flags & STACK != 0 => MappingKind::Stack,
-        flags if flags & SUBMAP != 0 => MappingKind::System,
-        flags if flags & OBJECT != 0 && shared => MappingKind::SharedMemory,
-        flags if flags & OBJECT != 0 => MappingKind::File,
+        flags if flags & KVE_ET_HOLE != 0 => return None,
+        flags if flags & KVE_ET_STACK != 0 => MappingKind::Stack,
+        flags if flags & KVE_ET_SUBMAP != 0 => MappingKind::System,
+        flags if flags & KVE_ET_OBJ != 0 && shared => MappingKind::SharedMemory,
+        flags if flags & KVE_ET_OBJ != 0 => MappingKind::File,
         _ => MappingKind::Anonymous,
     };
     let protection = entry.u32(56)?;

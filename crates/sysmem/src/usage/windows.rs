@@ -12,12 +12,21 @@ use super::{
     PageRun, PageState, Process, ProcessUsage, Usage, check_buffer, refusal,
 };
 use crate::calls::{ProcessStatistics, VirtualMemory, WorkingSetPage};
-use crate::os::windows::Windows;
+use crate::os::windows::{MEM_COMMIT, Windows};
 use crate::{Errno, Error, ErrorKind, Operation, Os, PageRange};
 
 // winerror.h.
 const ERROR_ACCESS_DENIED: Errno = Errno(5);
 const ERROR_INVALID_PARAMETER: Errno = Errno(87);
+
+// winnt.h.
+const MEM_FREE: u32 = 0x1_0000;
+const MEM_MAPPED: u32 = 0x4_0000;
+const MEM_IMAGE: u32 = 0x100_0000;
+/// A page that faults once, whatever else is allowed.
+const PAGE_GUARD: u32 = 0x100;
+const JOB_OBJECT_LIMIT_PROCESS_MEMORY: u32 = 0x100;
+const JOB_OBJECT_LIMIT_JOB_MEMORY: u32 = 0x200;
 
 /// Bits of `PSAPI_WORKING_SET_EX_BLOCK`.
 const VALID: usize = 1;
@@ -224,7 +233,7 @@ fn page_figures<K: ProcessStatistics>(
 /// `sizeof(PROCESS_MEMORY_COUNTERS_EX)`.
 const COUNTERS: usize = 80;
 
-/// `PROCESS_MEMORY_COUNTERS_EX`: `PageFaultCount` 4, `PeakWorkingSetSize` 8, `WorkingSetSize` 16,
+/// `struct _PROCESS_MEMORY_COUNTERS_EX` of Windows, 80 bytes: `PageFaultCount` 4, `PeakWorkingSetSize` 8, `WorkingSetSize` 16,
 /// `PeakPagefileUsage` 64, `PrivateUsage` 72.
 fn decode(bytes: &[u8]) -> Result<ProcessUsage, Error> {
     let counters = Bytes::of_at_least(bytes, COUNTERS)?;
@@ -241,7 +250,7 @@ fn decode(bytes: &[u8]) -> Result<ProcessUsage, Error> {
 /// `sizeof(PERFORMANCE_INFORMATION)`.
 const PERFORMANCE: usize = 104;
 
-/// `PERFORMANCE_INFORMATION`: `CommitTotal` 8, `CommitLimit` 16, `PhysicalTotal` 32,
+/// `struct _PERFORMANCE_INFORMATION` of Windows, 104 bytes: `CommitTotal` 8, `CommitLimit` 16, `PhysicalTotal` 32,
 /// `PhysicalAvailable` 40 in pages, `PageSize` 80.
 fn decode_machine(bytes: &[u8]) -> Result<MachineUsage, Error> {
     let performance = Bytes::of_at_least(bytes, PERFORMANCE)?;
@@ -261,11 +270,9 @@ fn decode_machine(bytes: &[u8]) -> Result<MachineUsage, Error> {
 /// `sizeof(JOBOBJECT_EXTENDED_LIMIT_INFORMATION)`.
 const LIMITS: usize = 144;
 
-/// `JOBOBJECT_EXTENDED_LIMIT_INFORMATION`: `LimitFlags` 16, `ProcessMemoryLimit` 112,
-/// `JobMemoryLimit` 120, `PeakJobMemoryUsed` 136.
+/// `struct _JOBOBJECT_EXTENDED_LIMIT_INFORMATION` of Windows, 144 bytes:
+/// `BasicLimitInformation.LimitFlags` 16, `ProcessMemoryLimit` 112, `JobMemoryLimit` 120, `PeakJobMemoryUsed` 136.
 fn decode_job(bytes: &[u8]) -> Result<ControlGroup, Error> {
-    const PROCESS_MEMORY: u32 = 0x100;
-    const JOB_MEMORY: u32 = 0x200;
     let limits = Bytes::of_at_least(bytes, LIMITS)?;
     let flags = limits.u32(16).ok_or(unreadable())?;
     let limit = |flag, offset| match flags & flag {
@@ -273,8 +280,8 @@ fn decode_job(bytes: &[u8]) -> Result<ControlGroup, Error> {
         _ => limits.u64(offset),
     };
     Ok(ControlGroup {
-        limit: limit(JOB_MEMORY, 120),
-        process_limit: limit(PROCESS_MEMORY, 112),
+        limit: limit(JOB_OBJECT_LIMIT_JOB_MEMORY, 120),
+        process_limit: limit(JOB_OBJECT_LIMIT_PROCESS_MEMORY, 112),
         peak: limits.u64(136),
         ..ControlGroup::default()
     })
@@ -297,13 +304,9 @@ struct Region {
 }
 
 impl Region {
-    /// `MEMORY_BASIC_INFORMATION`: `BaseAddress` 0, `RegionSize` 24, `State` 32, `Protect` 36,
+    /// `struct _MEMORY_BASIC_INFORMATION` of Windows, 48 bytes: `BaseAddress` 0, `RegionSize` 24, `State` 32, `Protect` 36,
     /// `Type` 40.
     fn decode(bytes: Bytes<'_>) -> Option<Region> {
-        const MEM_COMMIT: u32 = 0x1000;
-        const MEM_FREE: u32 = 0x1_0000;
-        const MEM_MAPPED: u32 = 0x4_0000;
-        const MEM_IMAGE: u32 = 0x100_0000;
         let start = bytes.address(0)?;
         let end = start.checked_add(bytes.address(24)?).filter(|&end| end > start)?;
         let (state, kind) = (bytes.u32(32)?, bytes.u32(40)?);
@@ -320,11 +323,9 @@ impl Region {
     }
 
     fn mapping<'n>(&self, name: &'n [u8], program: &[u8], pages: PageFigures) -> Mapping<'n> {
-        // PAGE_GUARD faults once, whatever else is allowed.
-        const GUARD: u32 = 0x100;
         // PAGE_READONLY, READWRITE, WRITECOPY, EXECUTE, EXECUTE_READ, EXECUTE_READWRITE,
         // EXECUTE_WRITECOPY are bits 1 to 7; of these, which read, write and execute.
-        let allows = |bits: u32| self.protection & GUARD == 0 && self.protection & bits != 0;
+        let allows = |bits: u32| self.protection & PAGE_GUARD == 0 && self.protection & bits != 0;
         let copied = self.protection & 0x88 != 0;
         Mapping {
             start: self.start,
