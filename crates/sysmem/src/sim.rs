@@ -306,6 +306,16 @@ impl<S: System> Child<S> {
     }
 }
 
+impl<B: Bsd> Child<B> {
+    /// The child's own madvise(2): `MADV_FREE`, or advice that keeps contents.
+    pub fn madvise(&self, address: usize, len: usize, advice: i32) {
+        let machine = &mut *self.kernel.machine();
+        if advice == B::ANSWERS.free {
+            machine.discard_of_child(self.number, address..address + len);
+        }
+    }
+}
+
 impl<S: System> Drop for Child<S> {
     fn drop(&mut self) {
         self.kernel.machine().reap(self.number);

@@ -11,7 +11,7 @@ use super::unix::{MAP_SHARED, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Minherit};
 use crate::os::bsd::{INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, MAP_ANON, RLIMIT_AS};
-use crate::os::unix::{EINVAL, ENOMEM, MAP_PRIVATE, RLIMIT_DATA};
+use crate::os::unix::{EINVAL, ENOMEM, EPERM, MAP_PRIVATE, RLIMIT_DATA};
 use crate::{Errno, Inheritance, Protection};
 
 pub(super) const EACCES: Errno = Errno(13);
@@ -51,6 +51,9 @@ pub struct Answers {
     pub(super) lock_limit: Errno,
     /// The number of minherit(2) by which a child gets zeros.
     pub(super) inherit_zeros: Option<i32>,
+    /// mmap(2) of anonymous memory at an offset of no file: refused, or what is not a whole page is
+    /// added to the address.
+    pub(super) anonymous_offset: Result<(), Errno>,
     /// mincore(2) over a hole, which else is told like what is not in memory.
     pub(super) mincore_hole: Result<(), Errno>,
     /// Whether there is an `RLIMIT_AS`.
@@ -89,6 +92,10 @@ pub trait Bsd: Copy + fmt::Debug + Send + Sync + 'static {
     /// changes.
     #[doc(hidden)]
     fn protected(machine: &mut Machine, parts: &[Mapping], bits: i32) -> Result<Attributed, Errno>;
+
+    /// Advice without effect on contents, on a part of one mapping.
+    #[doc(hidden)]
+    fn advised(_machine: &mut Machine, _part: &Mapping, _advice: i32) {}
 
     /// Whether a range of these parts may be inherited so.
     #[doc(hidden)]
@@ -174,6 +181,7 @@ impl<B: Bsd> UnixSystem for B {
         if !machine.is_mapped(&range) {
             B::ANSWERS.munmap_hole?;
         }
+        may_change(&machine.mappings.inside(range.clone()))?;
         machine.own("munmap", &range);
         machine.unmap(range);
         Ok(())
@@ -184,6 +192,7 @@ impl<B: Bsd> UnixSystem for B {
         machine.own("mprotect", &range);
         // Holes are passed over (seen on all).
         let parts = machine.mappings.inside(range.clone());
+        may_change(&parts)?;
         let attributed = B::protected(machine, &parts, bits)?;
         // To ask may have changed what the parts are.
         for part in machine.mappings.inside(range) {
@@ -222,7 +231,13 @@ impl<B: Bsd> UnixSystem for B {
                 machine.alter(part, attributes);
             }
         }
+        parts.iter().for_each(|part| B::advised(machine, part, advice));
         if advice == answers.free {
+            // Of sealed memory that allows nothing, it is no error (seen).
+            let closed = |part: &Mapping| part.attributes.protection == Protection::NoAccess;
+            if !parts.iter().all(closed) {
+                may_change(&parts)?;
+            }
             if parts.iter().any(|part| part.attributes.locked) {
                 answers.free_wired?;
             }
@@ -276,10 +291,50 @@ unsafe impl<B: Bsd> Minherit for Simulated<B> {
         let machine = &mut *self.call();
         let inheritance = inheritance(inherit, B::ANSWERS.inherit_zeros).ok_or(EINVAL)?;
         let range = outward(machine, address.addr(), len).ok_or(EINVAL)?;
-        B::may_inherit(&machine.mappings.inside(range.clone()), inheritance)?;
+        let parts = machine.mappings.inside(range.clone());
+        may_change(&parts)?;
+        B::may_inherit(&parts, inheritance)?;
         inherit_range(machine, range, inheritance);
         Ok(())
     }
+}
+
+impl<B: Bsd> Simulated<B> {
+    /// mmap(2) with a descriptor and an offset, which mean nothing for anonymous memory.
+    pub fn mmap_of(
+        &self,
+        address: usize,
+        len: usize,
+        protection: i32,
+        flags: i32,
+        (file, offset): (i32, usize),
+    ) -> Result<usize, Errno> {
+        let machine = &mut *self.call();
+        // A descriptor, open or not (seen on all).
+        if file != -1 {
+            return Err(EINVAL);
+        }
+        if offset != 0 {
+            B::ANSWERS.anonymous_offset?;
+        }
+        let start = B::mmap(machine, address, len, protection, flags)?;
+        Ok(start.addr() + (offset & (machine.page_size() - 1)))
+    }
+}
+
+/// Sealed memory stays as it is: mimmutable(2) of OpenBSD, which answers EPERM (seen).
+pub(super) fn may_change(parts: &[Mapping]) -> Result<(), Errno> {
+    if parts.iter().any(|part| part.attributes.immutable) { Err(EPERM) } else { Ok(()) }
+}
+
+/// Pages in the page table, as far as it can be told: those in memory that allow anything.
+pub(super) fn mapped_pages(machine: &Machine, counts: impl Fn(usize) -> bool) -> usize {
+    let open = |page: &usize| {
+        let mapping = machine.mappings.at(*page);
+        mapping.is_some_and(|mapping| mapping.attributes.protection != Protection::NoAccess)
+    };
+    let pages = machine.resident_pages(machine.space());
+    pages.into_iter().filter(|page| open(page) && counts(*page)).count()
 }
 
 /// What a number of minherit(2) means, with the system's own for zeros.

@@ -40,6 +40,7 @@ impl Bsd for DragonFly {
         lock_limit: ENOMEM,
         // <sys/mman.h>: there is no number for zeros.
         inherit_zeros: None,
+        anonymous_offset: Ok(()),
         // `sys_mincore`.
         mincore_hole: Ok(()),
         address_space_limit: true,

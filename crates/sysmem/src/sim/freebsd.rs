@@ -25,12 +25,19 @@ pub struct FreeBsd;
 
 const MAP_GUARD: i32 = 0x2000;
 const ALIGNMENT: i32 = 0xff << 24;
-/// HASSEMAPHORE, STACK, NOSYNC, PREFAULT_READ, 32BIT: <sys/mman.h>.
-const WITHOUT_EFFECT: i32 = 0x200 | 0x400 | 0x800 | 0x4_0000 | 0x8_0000;
+/// HASSEMAPHORE, STACK, NOSYNC, PREFAULT_READ: <sys/mman.h>.
+const WITHOUT_EFFECT: i32 = 0x200 | 0x400 | 0x800 | 0x4_0000;
 const EOPNOTSUPP: Errno = Errno(45);
 /// `MINCORE_INCORE`, and with it referenced and modified, here and elsewhere.
 const INCORE: u8 = 1;
 const INCORE_IN_USE: u8 = 0x1f;
+/// The same without modified.
+const INCORE_CLEAN: u8 = 0xb;
+/// The first superpage size, of `MINCORE_SUPER`.
+const SUPERPAGE: u8 = 0x20;
+const MADV_DONTNEED: i32 = 4;
+/// Only below 4 GiB.
+const MAP_32BIT: i32 = 0x8_0000;
 
 /// The bytes of swap that can be promised, where that is enforced.
 fn swap(machine: &Machine) -> Option<u64> {
@@ -117,6 +124,7 @@ impl Bsd for FreeBsd {
         unlock_unlocked: Ok(()),
         lock_limit: ENOMEM,
         inherit_zeros: Some(INHERIT_ZERO),
+        anonymous_offset: Err(EINVAL),
         mincore_hole: Err(ENOMEM),
         address_space_limit: true,
     };
@@ -145,6 +153,7 @@ impl Bsd for FreeBsd {
             | MAP_GUARD
             | MAP_EXCL
             | MAP_NOCORE
+            | MAP_32BIT
             | WITHOUT_EFFECT
             | ALIGNMENT;
         if len == 0 || bits & !PROT_ALL != 0 || flags & !known != 0 {
@@ -178,6 +187,10 @@ impl Bsd for FreeBsd {
         }
         let start = if fixed { address } else { place(machine, address, len, flags)? };
         let range = start..start + len;
+        // The simulated process has no lower addresses than its space.
+        if flags & MAP_32BIT != 0 && range.end > 1 << 32 {
+            return Err(ENOMEM);
+        }
         // A taken address, a guard's too, is told like exhaustion. What lies outside the space of
         // the simulated process is taken.
         if !machine.has(&range) || flags & MAP_EXCL != 0 && !machine.can_map(&range) {
@@ -237,13 +250,24 @@ impl Bsd for FreeBsd {
         })
     }
 
+    fn advised(machine: &mut Machine, part: &Mapping, advice: i32) {
+        // Next to go, contents are kept; told by mincore.
+        if advice == MADV_DONTNEED {
+            machine.deactivate(part);
+        }
+    }
+
     fn mincore_byte(machine: &Machine, page: usize) -> u8 {
-        let allowed = machine.mappings.at(page).map(|mapping| mapping.attributes.protection);
-        match allowed {
-            // vm.mincore_mapped=1, the default: what no page table has is not told.
-            Some(Protection::NoAccess) | None => 0,
-            _ if machine.is_freed(page) => INCORE,
-            _ => INCORE_IN_USE,
+        let byte = page_byte(machine, page);
+        let Some(superpage) = superpage(machine, page) else { return byte };
+        let others = superpage.step_by(machine.page_size()).filter(|&other| other != page);
+        let whole = |byte| others.clone().all(|other| in_superpage(machine, other) == Some(byte));
+        match byte {
+            // Alike with all pages around: a superpage.
+            INCORE_IN_USE | INCORE_CLEAN if whole(byte) => byte | SUPERPAGE,
+            // One page that is given back of a superpage leaves the page table.
+            INCORE if machine.is_freed(page) && whole(INCORE_IN_USE) => 0,
+            byte => byte,
         }
     }
 
@@ -259,6 +283,34 @@ impl Bsd for FreeBsd {
     fn other_limit(machine: &Machine, resource: i32) -> Option<u64> {
         (resource == RLIMIT_SWAP).then_some(machine.settings.swap_limit)
     }
+}
+
+/// What mincore tells of a page in memory, whatever is around it.
+fn page_byte(machine: &Machine, page: usize) -> u8 {
+    let allowed = machine.mappings.at(page).map(|mapping| mapping.attributes.protection);
+    match allowed {
+        // vm.mincore_mapped=1, the default: what no page table has is not told.
+        Some(Protection::NoAccess) | None => 0,
+        _ if machine.is_freed(page) || machine.is_inactive(page) => INCORE,
+        // What was taken away from writing.
+        Some(Protection::ReadOnly | Protection::ReadExecute) => INCORE_CLEAN,
+        _ if machine.is_shared(page) => INCORE_CLEAN,
+        _ => INCORE_IN_USE,
+    }
+}
+
+/// The range of the superpage that a page could be in: aligned, in one mapping.
+fn superpage(machine: &Machine, page: usize) -> Option<Range<usize>> {
+    let size = machine.settings.huge_page_size?;
+    let start = page & !(size - 1);
+    let mapping = machine.mappings.at(page)?;
+    (mapping.start <= start && start + size <= mapping.end).then_some(start..start + size)
+}
+
+/// What mincore tells of a page, `None` where it is not in memory.
+fn in_superpage(machine: &Machine, page: usize) -> Option<u8> {
+    let resident = machine.resident_pages(page..page + machine.page_size());
+    (!resident.is_empty()).then(|| page_byte(machine, page))
 }
 
 /// The first byte of a mapping that becomes writable charges all that was mapped together with it,
@@ -294,7 +346,7 @@ impl Sysctl for Simulated<FreeBsd> {
         }
         // struct kinfo_proc: ki_size at 256 in bytes, ki_rssize at 264 in pages.
         let size = (size(machine) as u64).to_ne_bytes();
-        let resident = (machine.resident() as u64).to_ne_bytes();
+        let resident = (bsd::mapped_pages(machine, |_| true) as u64).to_ne_bytes();
         bsd::answer(value, 1088, &[(256, &size), (264, &resident)])
     }
 

@@ -38,6 +38,8 @@ pub struct Machine {
     /// Calls so far, which is the time by which lazily freed pages are dropped.
     now: u64,
     freed: BTreeMap<usize, Freed>,
+    /// Pages that are next to go and keep their contents, with those.
+    inactive: BTreeMap<usize, Box<[u8]>>,
     /// The forked children that live, and what they have.
     children: BTreeMap<u64, Child>,
     due: BTreeSet<(u64, usize)>,
@@ -81,6 +83,7 @@ impl Machine {
             objects: 0,
             now: 0,
             freed: BTreeMap::new(),
+            inactive: BTreeMap::new(),
             children: BTreeMap::new(),
             due: BTreeSet::new(),
         }
@@ -135,6 +138,9 @@ impl Machine {
     }
 
     fn forget_freed_in(&mut self, range: Range<usize>) {
+        let inactive: Vec<usize> =
+            self.inactive.range(range.clone()).map(|(&page, _)| page).collect();
+        inactive.iter().for_each(|page| drop(self.inactive.remove(page)));
         let pages: Vec<usize> = self.freed.range(range).map(|(&page, _)| page).collect();
         for page in pages {
             self.forget_freed(page);
@@ -297,14 +303,48 @@ impl Machine {
 
     /// Whether a page was given back lazily and still has what it held then.
     pub(crate) fn is_freed(&self, page: usize) -> bool {
-        let Some(freed) = self.freed.get(&page) else { return false };
+        self.freed.get(&page).is_some_and(|freed| self.holds(page, &freed.bytes))
+    }
+
+    /// Whether a page was made inactive and not written to since.
+    pub(crate) fn is_inactive(&self, page: usize) -> bool {
+        self.inactive.get(&page).is_some_and(|bytes| self.holds(page, bytes))
+    }
+
+    fn holds(&self, page: usize, expected: &[u8]) -> bool {
         let Some(mapping) = self.mappings.at(page) else { return false };
         let mut unchanged = false;
         let range = page..page + self.page_size();
         self.memory.contents(range, mapping.attributes.protection, &mut |_, bytes| {
-            unchanged = *bytes == *freed.bytes;
+            unchanged = *bytes == *expected;
         });
         unchanged
+    }
+
+    /// Makes what a part of one mapping holds inactive: next to go, with contents that stay.
+    pub(crate) fn deactivate(&mut self, part: &Mapping) {
+        let (range, inactive) = (part.start..part.end, &mut self.inactive);
+        self.memory.contents(range, part.attributes.protection, &mut |page, bytes| {
+            inactive.insert(page, bytes.into());
+        });
+    }
+
+    /// Whether a page is as a child has it, who got a copy.
+    pub(crate) fn is_shared(&self, page: usize) -> bool {
+        let copies = self.children.values().filter_map(|child| child.pages.get(&page));
+        copies.into_iter().any(|copy| self.holds(page, copy))
+    }
+
+    /// A child gives a range back: only what it shares with nobody is dropped.
+    pub(crate) fn discard_of_child(&mut self, child: u64, range: Range<usize>) {
+        let Some(has) = self.children.get(&child) else { return };
+        let held: Vec<usize> = has.pages.range(range).map(|(&page, _)| page).collect();
+        for page in held {
+            let alone = !self.is_shared(page);
+            if let Some(child) = self.children.get_mut(&child).filter(|_| alone) {
+                child.pages.remove(&page);
+            }
+        }
     }
 
     /// Maps a free range.

@@ -51,6 +51,8 @@ pub struct Attributes {
     pub jit: Jit,
     /// The number of the memory object that is seen here, zero for none.
     pub view: i32,
+    /// Sealed: neither its protection nor that it is mapped can be changed.
+    pub immutable: bool,
     /// What was mapped by one call, where the kernel charges it as one.
     pub object: u64,
     /// Another part of the process made it: whoever changes it through the table of calls has
@@ -72,6 +74,7 @@ impl Attributes {
             inheritance: Inheritance::Copy,
             dumped: true,
             guard: false,
+            immutable: false,
             jit: Jit::No,
             view: 0,
             object: 0,

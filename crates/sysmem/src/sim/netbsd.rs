@@ -50,6 +50,7 @@ impl Bsd for NetBsd {
         unlock_unlocked: Err(EINVAL),
         lock_limit: EAGAIN,
         inherit_zeros: Some(MAP_INHERIT_ZERO),
+        anonymous_offset: Ok(()),
         mincore_hole: Err(ENOMEM),
         address_space_limit: true,
     };
@@ -160,7 +161,7 @@ impl Sysctl for Simulated<NetBsd> {
         }
         // struct kinfo_proc2: p_vm_rssize at 432, p_vm_vsize at 664, in pages.
         let size = (machine.mappings.totals().mapped / machine.page_size()) as u64;
-        let resident = machine.resident() as u32;
+        let resident = bsd::mapped_pages(machine, |_| true) as u32;
         bsd::answer(value, LEN, &[(432, &resident.to_ne_bytes()), (664, &size.to_ne_bytes())])
     }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::Simulated;
 use super::bsd::{self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
-use super::mappings::Mapping;
+use super::mappings::{Attributes, Mapping};
 use super::unix::{MAP_SHARED, PROT_ALL};
-use crate::calls::{Kernel, Sysctl};
+use crate::calls::{Kernel, Seal, Sysctl};
 use crate::os::bsd::{ANONYMOUS, CTL_KERN, KERN_PROC_PID};
 use crate::os::openbsd::{
     KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE, MAP_STACK,
@@ -22,6 +22,7 @@ use crate::{Errno, Inheritance, Protection};
 pub struct OpenBsd;
 
 const ENOTSUP: Errno = Errno(91);
+const MADV_DONTNEED: i32 = 4;
 /// `MAP_FLAGMASK` of <sys/mman.h>: 0x100 is let pass, 0x10000 is not.
 const FLAGS: i32 = 0xfff7;
 
@@ -50,6 +51,7 @@ impl Bsd for OpenBsd {
         unlock_unlocked: Ok(()),
         lock_limit: EAGAIN,
         inherit_zeros: Some(MAP_INHERIT_ZERO),
+        anonymous_offset: Ok(()),
         // There is no mincore.
         mincore_hole: Ok(()),
         address_space_limit: false,
@@ -121,6 +123,7 @@ impl Bsd for OpenBsd {
         if fixed && core::mem::take(&mut machine.starve_replacement) {
             return Err(ENOMEM);
         }
+        bsd::may_change(&machine.mappings.inside(range.clone()))?;
         machine.own("a fixed mapping", &range);
         let mut attributes = bsd::attributes(machine, bits, flags);
         attributes.dumped = flags & MAP_CONCEAL == 0;
@@ -148,10 +151,46 @@ impl Bsd for OpenBsd {
         Ok(bsd::protected)
     }
 
+    fn advised(machine: &mut Machine, part: &Mapping, advice: i32) {
+        // Out of the page table, contents are kept; told by the resident set.
+        if advice == MADV_DONTNEED {
+            machine.deactivate(part);
+        }
+    }
+
     fn may_inherit(parts: &[Mapping], inheritance: Inheritance) -> Result<(), Errno> {
         // Only what can be written to can become zeros.
         let all_writable = parts.iter().all(|part| part.attributes.writable());
         if inheritance == Inheritance::Zeros && !all_writable { Err(EPERM) } else { Ok(()) }
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl Seal for Simulated<OpenBsd> {
+    /// mimmutable(2), since 7.3.
+    unsafe fn seal(&self, address: *mut u8, len: usize) -> Result<(), Errno> {
+        let machine = &mut *self.call();
+        let range = bsd::outward(machine, address.addr(), len).ok_or(EINVAL)?;
+        machine.own("mimmutable", &range);
+        // Holes are passed over (uvm/uvm_map.c of 7.6, `uvm_map_immutable`).
+        for part in machine.mappings.inside(range) {
+            machine.alter(&part, Attributes { immutable: true, ..part.attributes.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl Simulated<OpenBsd> {
+    /// mquery(2): where a mapping would lie.
+    pub fn mquery(&self, address: usize, len: usize, fixed: bool) -> Result<usize, Errno> {
+        let machine = &mut *self.call();
+        let len = machine.round_up(len).ok_or(EINVAL)?;
+        match fixed {
+            // Taken.
+            true if !machine.can_map(&(address..address + len)) => Err(EINVAL),
+            true => Ok(address),
+            false => machine.place(len, machine.page_size()).ok_or(ENOMEM),
+        }
     }
 }
 
@@ -163,7 +202,7 @@ impl Sysctl for Simulated<OpenBsd> {
             return Err(ENOENT);
         }
         // struct kinfo_proc: p_vm_rssize at 384 and p_vm_dsize at 392, in pages (<sys/sysctl.h>).
-        let resident = machine.resident() as u32;
+        let resident = bsd::mapped_pages(machine, |page| !machine.is_inactive(page)) as u32;
         let data = (machine.mappings.totals().accessible / machine.page_size()) as u32;
         bsd::answer(value, LEN, &[(384, &resident.to_ne_bytes()), (392, &data.to_ne_bytes())])
     }

@@ -1,6 +1,6 @@
 use sysmem::sim::Overcommit;
 
-use super::process::{NONE, PAGE, RW};
+use super::process::{DONTNEED, NONE, PAGE, RW};
 use super::{Row, plain};
 
 pub(crate) const ROWS: &[Row] = &[
@@ -76,5 +76,19 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[12, 7],
         openbsd: &[],
         netbsd: &[],
+    },
+    Row {
+        question: "16b: what the process finds after the child's MADV_FREE; MADV_DONTNEED; the \
+            child itself",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(2);
+            let advice = [(start, process.free_advice()), (start + PAGE, DONTNEED)];
+            let child = process.fork_advised(&advice);
+            [process.contents(start, 2), child].concat()
+        },
+        freebsd: &[7, 7, 7, 7],
+        openbsd: &[7, 7, 7, 7],
+        netbsd: &[7, 7, 7, 7],
     },
 ];

@@ -1,4 +1,4 @@
-use super::process::{ANON, DONTNEED, NONE, PAGE, Process, READ, RW, SHARED};
+use super::process::{ANON, DONTNEED, FIXED, NONE, PAGE, Process, READ, RW, SHARED};
 use super::{Row, plain};
 
 fn advised(process: &dyn Process, at: usize, len: usize, npages: usize, advice: i32) -> Vec<i64> {
@@ -229,5 +229,123 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[],
         openbsd: &[0, 0],
         netbsd: &[],
+    },
+    Row {
+        question: "4a: mincore after MADV_DONTNEED; after a write",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(1);
+            process.madvise(start, PAGE, DONTNEED);
+            let after = process.mincore(start, 1);
+            process.write(start, 9);
+            [after, process.mincore(start, 1)].concat()
+        },
+        freebsd: &[1, 0x1f],
+        openbsd: &[],
+        netbsd: &[],
+    },
+    Row {
+        question: "6: under pressure: what was given back by MADV_FREE; by MADV_DONTNEED",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(2);
+            process.madvise(start, PAGE, process.free_advice());
+            process.madvise(start + PAGE, PAGE, DONTNEED);
+            process.pressure();
+            process.contents(start, 2)
+        },
+        freebsd: &[0, 7],
+        openbsd: &[],
+        netbsd: &[],
+    },
+    Row {
+        question: "12f: MADV_WILLNEED of untouched memory: the resident set",
+        settings: plain,
+        ask: |process| {
+            let start = process.map(8, RW);
+            vec![process.madvise(start, 8 * PAGE, 3), process.resident()]
+        },
+        freebsd: &[0, 0],
+        openbsd: &[0, 0],
+        netbsd: &[0, 0],
+    },
+];
+
+fn resident(process: &dyn Process, then: impl Fn(usize)) -> Vec<i64> {
+    let start = process.touched(8);
+    let before = process.resident();
+    then(start);
+    vec![before, process.resident()]
+}
+
+/// The resident set in pages, as the kernel tells it: 8 touched pages, and after something was done
+/// to them.
+pub(crate) const RESIDENT: &[Row] = &[
+    Row {
+        question: "2a: mprotect NONE",
+        settings: plain,
+        ask: |process| {
+            resident(process, |start| assert_eq!(process.mprotect(start, 8 * PAGE, NONE), 0))
+        },
+        freebsd: &[8, 0],
+        openbsd: &[8, 0],
+        netbsd: &[8, 0],
+    },
+    Row {
+        question: "3a: MADV_FREE",
+        settings: plain,
+        ask: |process| {
+            let free = process.free_advice();
+            resident(process, |start| assert_eq!(process.madvise(start, 8 * PAGE, free), 0))
+        },
+        freebsd: &[8, 8],
+        openbsd: &[8, 0],
+        netbsd: &[8, 0],
+    },
+    Row {
+        question: "4a: MADV_DONTNEED",
+        settings: plain,
+        ask: |process| {
+            resident(process, |start| assert_eq!(process.madvise(start, 8 * PAGE, DONTNEED), 0))
+        },
+        freebsd: &[8, 8],
+        openbsd: &[8, 0],
+        netbsd: &[8, 8],
+    },
+    Row {
+        question: "5a: FIXED RW",
+        settings: plain,
+        ask: |process| {
+            resident(process, |start| {
+                assert_eq!(process.try_map(start, 8 * PAGE, RW, ANON | FIXED), 0);
+            })
+        },
+        freebsd: &[8, 0],
+        openbsd: &[8, 0],
+        netbsd: &[8, 0],
+    },
+    Row {
+        question: "5b: FIXED NONE",
+        settings: plain,
+        ask: |process| {
+            resident(process, |start| {
+                assert_eq!(process.try_map(start, 8 * PAGE, NONE, ANON | FIXED), 0);
+            })
+        },
+        freebsd: &[8, 0],
+        openbsd: &[8, 0],
+        netbsd: &[8, 0],
+    },
+    Row {
+        question: "12a: mlock of 8 untouched pages besides",
+        settings: plain,
+        ask: |process| {
+            resident(process, |_| {
+                assert_eq!(process.lock(process.map(8, RW), 8 * PAGE, true), 0);
+            })
+        },
+        freebsd: &[8, 16],
+        openbsd: &[8, 16],
+        netbsd: &[8, 16],
     },
 ];

@@ -1,11 +1,14 @@
 //! What real kernels were seen to answer, question by question, and what the simulated ones do.
 //! FreeBSD is 15-CURRENT, OpenBSD 7.6, NetBSD 7.0, each on amd64.
 
+mod execution;
 mod forking;
 mod giving_back;
+mod limits;
 mod mapping;
 mod process;
 mod removing;
+mod superpages;
 
 use process::{Process, Running};
 use sysmem::sim::{self, Settings};
@@ -51,7 +54,7 @@ fn check(rows: &[Row]) {
 
 #[test]
 fn limits_refuse_as_they_were_seen_to() {
-    check(mapping::LIMITS);
+    check(limits::ROWS);
 }
 
 #[test]
@@ -77,4 +80,19 @@ fn protections_and_removals_are_as_they_were_seen_to_be() {
 #[test]
 fn forked_children_find_what_they_were_seen_to() {
     check(forking::ROWS);
+}
+
+#[test]
+fn the_resident_set_is_told_as_it_was_seen_to_be() {
+    check(giving_back::RESIDENT);
+}
+
+#[test]
+fn memory_becomes_executable_and_immutable_as_it_was_seen_to() {
+    check(execution::ROWS);
+}
+
+#[test]
+fn superpages_are_made_and_broken_as_they_were_seen_to_be() {
+    check(superpages::ROWS);
 }

@@ -1,7 +1,7 @@
 use std::ffi::CStr;
 
-use sysmem::calls::{Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
-use sysmem::sim::{self, Settings, Simulated, UnixSystem};
+use sysmem::calls::{Mincore, Minherit, Seal, Sysctl, SysctlByName, UnixCalls};
+use sysmem::sim::{self, Bsd, Settings, Simulated};
 use sysmem::{Errno, PageRange, Protection};
 
 pub(crate) const PAGE: usize = 4096;
@@ -32,6 +32,29 @@ pub(crate) trait Process {
     fn mprotect(&self, address: usize, len: usize, bits: i32) -> i64;
     fn madvise(&self, address: usize, len: usize, advice: i32) -> i64;
     fn minherit(&self, address: usize, len: usize, inherit: i32) -> i64;
+    /// The address that mmap gives with a descriptor and an offset.
+    fn mmap_of(
+        &self,
+        len: usize,
+        bits: i32,
+        flags: i32,
+        file: i32,
+        offset: usize,
+    ) -> Result<usize, i64>;
+    /// `MAP_STACK`.
+    fn stack(&self) -> i32;
+    /// mquery of OpenBSD.
+    fn query(&self, address: usize, len: usize, fixed: bool) -> Result<usize, i64>;
+    /// mimmutable of OpenBSD.
+    fn seal(&self, address: usize, len: usize) -> i64;
+    /// The number that a sysctl holds at an offset; an error number, negative.
+    fn fact(&self, name: &CStr, offset: usize) -> i64;
+    /// Memory is wanted.
+    fn pressure(&self);
+    /// Pages of the process in memory, as the kernel tells it.
+    fn resident(&self) -> i64;
+    /// Forks, lets the child give advice, and tells what the child finds then.
+    fn fork_advised(&self, advice: &[(usize, i32)]) -> Vec<i64>;
     fn lock(&self, address: usize, len: usize, locked: bool) -> i64;
     /// The bytes of mincore; an error number alone.
     fn mincore(&self, address: usize, npages: usize) -> Vec<i64>;
@@ -94,7 +117,7 @@ impl<S: Numbers> Running<S> {
 }
 
 /// What is different about asking each system.
-pub(crate) trait Numbers: UnixSystem {
+pub(crate) trait Numbers: Bsd {
     const NAME: &'static str;
     const FREE: i32;
     const NO_REPLACE: i32;
@@ -103,6 +126,17 @@ pub(crate) trait Numbers: UnixSystem {
         0
     }
     fn size(kernel: &Simulated<Self>) -> i64;
+    fn resident(kernel: &Simulated<Self>) -> i64;
+    const STACK: i32;
+    fn query(_: &Simulated<Self>, _: usize, _: usize, _: bool) -> Result<usize, Errno> {
+        panic!("{} has no mquery", Self::NAME)
+    }
+    fn seal(_: &Simulated<Self>, _: PageRange) -> Result<(), Errno> {
+        panic!("{} has no mimmutable", Self::NAME)
+    }
+    fn fact(_: &Simulated<Self>, _: &CStr, _: &mut [u8]) -> Result<usize, Errno> {
+        panic!("{} was not asked", Self::NAME)
+    }
     fn inherit(kernel: &Simulated<Self>, range: PageRange, inherit: i32) -> Result<(), Errno>;
 }
 
@@ -139,6 +173,16 @@ impl Numbers for sim::FreeBsd {
         field(kernel, &[1, 14, 1, kernel.process_id()], 256, 8) / PAGE as i64
     }
 
+    fn resident(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 14, 1, kernel.process_id()], 264, 8)
+    }
+
+    const STACK: i32 = 0x400;
+
+    fn fact(kernel: &Simulated<Self>, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        kernel.sysctl_by_name(name, value)
+    }
+
     fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
         inherit(kernel, range, number)
     }
@@ -155,6 +199,26 @@ impl Numbers for sim::OpenBsd {
 
     fn size(kernel: &Simulated<Self>) -> i64 {
         field(kernel, &[1, 66, 1, kernel.process_id(), 648, 1], 392, 4)
+    }
+
+    fn resident(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 66, 1, kernel.process_id(), 648, 1], 384, 4)
+    }
+
+    const STACK: i32 = 0x4000;
+
+    fn query(
+        kernel: &Simulated<Self>,
+        address: usize,
+        len: usize,
+        fixed: bool,
+    ) -> Result<usize, Errno> {
+        kernel.mquery(address, len, fixed)
+    }
+
+    fn seal(kernel: &Simulated<Self>, range: PageRange) -> Result<(), Errno> {
+        // SAFETY: the memory is the simulated process's.
+        unsafe { kernel.seal(range.start, range.len) }
     }
 
     fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
@@ -174,6 +238,12 @@ impl Numbers for sim::NetBsd {
     fn size(kernel: &Simulated<Self>) -> i64 {
         field(kernel, &[1, 47, 1, kernel.process_id(), 680, 1], 664, 8)
     }
+
+    fn resident(kernel: &Simulated<Self>) -> i64 {
+        field(kernel, &[1, 47, 1, kernel.process_id(), 680, 1], 432, 4)
+    }
+
+    const STACK: i32 = 0x2000;
 
     fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
         inherit(kernel, range, number)
@@ -239,6 +309,59 @@ impl<S: Numbers> Process for Running<S> {
 
     fn minherit(&self, address: usize, len: usize, inherit: i32) -> i64 {
         code(S::inherit(&self.0, PageRange::new(self.at(address), len), inherit))
+    }
+
+    fn mmap_of(
+        &self,
+        len: usize,
+        bits: i32,
+        flags: i32,
+        file: i32,
+        offset: usize,
+    ) -> Result<usize, i64> {
+        self.0.mmap_of(0, len, bits, flags, (file, offset)).map_err(|errno| errno.0.into())
+    }
+
+    fn stack(&self) -> i32 {
+        S::STACK
+    }
+
+    fn query(&self, address: usize, len: usize, fixed: bool) -> Result<usize, i64> {
+        S::query(&self.0, address, len, fixed).map_err(|errno| errno.0.into())
+    }
+
+    fn seal(&self, address: usize, len: usize) -> i64 {
+        code(S::seal(&self.0, PageRange::new(self.at(address), len)))
+    }
+
+    fn fact(&self, name: &CStr, offset: usize) -> i64 {
+        let mut value = [0; 64];
+        match S::fact(&self.0, name, &mut value) {
+            Ok(len) => {
+                let mut number = [0; 8];
+                let end = len.min(offset + 8);
+                number[..end - offset].copy_from_slice(&value[offset..end]);
+                i64::from_le_bytes(number)
+            }
+            Err(errno) => -i64::from(errno.0),
+        }
+    }
+
+    fn pressure(&self) {
+        self.0.pressure();
+    }
+
+    fn resident(&self) -> i64 {
+        S::resident(&self.0)
+    }
+
+    fn fork_advised(&self, advice: &[(usize, i32)]) -> Vec<i64> {
+        let child = self.0.fork().unwrap();
+        for &(address, advice) in advice {
+            child.madvise(address, PAGE, advice);
+        }
+        let see = |&(address, _): &(usize, i32)| child.read(address).map_or(-1, i64::from);
+        advice.iter().map(see).collect()
     }
 
     fn lock(&self, address: usize, len: usize, locked: bool) -> i64 {
