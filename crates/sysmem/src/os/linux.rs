@@ -40,6 +40,8 @@ use crate::os::unix::{
 pub(crate) const MAP_ANONYMOUS: i32 = 0x20;
 pub(crate) const MAP_NORESERVE: i32 = 0x4000;
 pub(crate) const MAP_FIXED_NOREPLACE: i32 = 0x10_0000;
+pub(crate) const MADV_NORMAL: i32 = 0;
+pub(crate) const MADV_RANDOM: i32 = 1;
 pub(crate) const MADV_DONTNEED: i32 = 4;
 pub(crate) const MADV_FREE: i32 = 8;
 pub(crate) const MADV_DONTFORK: i32 = 10;
@@ -57,6 +59,9 @@ pub(crate) const ENOSYS: Errno = Errno(38);
 
 /// The ranges that one `process_madvise` takes (`UIO_MAXIOV`, uio(7)).
 const BATCH: usize = 1024;
+
+/// The flag of `MADV_RANDOM` in smaps.
+const MARK: &[u8] = b"rr";
 
 /// Linux over a table of calls.
 pub type Linux<K> = Unix<K, LinuxRules>;
@@ -201,8 +206,15 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
     }
 
     fn refusal_leaves(_errno: Errno) -> Leaves {
-        // mm/mmap.c unmaps what was there before it allocates, up to 6.11.
+        // mm/mmap.c unmaps what was there before it allocates, up to 6.11; a limit on mappings is
+        // met before that, with the same answer.
         Leaves::Unknown
+    }
+
+    fn still_mapped(kernel: &K, range: PageRange) -> bool {
+        // What another thread has mapped there meanwhile is not marked.
+        let addresses = range.start.addr()..range.start.addr() + range.len;
+        proc::has_flag(kernel, addresses, MARK).unwrap_or(false)
     }
 
     /// Which limit an ENOMEM comes from, by looking how close each is. Address space and data are
@@ -323,8 +335,19 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
 
     unsafe fn fault(os: &Linux<K>, range: PageRange, policy: Policy) -> Result<(), Error> {
         let replace = || {
+            // A mark by which the range is known again if it is refused, and which changes nothing
+            // for memory that is no file's. A limit on mappings is met here, with nothing lost.
+            // SAFETY: advice that keeps contents.
+            unsafe { os.kernel.madvise(range.start, range.len, MADV_RANDOM) }
+                .map_err(|errno| os.refused(Operation::Fault, range, errno))?;
             // SAFETY: the caller's promise.
-            unsafe { os.replace_by(Operation::Fault, range, Protection::NoAccess, policy) }
+            let replaced =
+                unsafe { os.replace_by(Operation::Fault, range, Protection::NoAccess, policy) };
+            if replaced.is_err_and(|error| error.kind() != ErrorKind::Lost) {
+                // SAFETY: as above; the range is the caller's still.
+                let _ = unsafe { os.kernel.madvise(range.start, range.len, MADV_NORMAL) };
+            }
+            replaced
         };
         if strict_commit(&os.kernel) {
             return replace();

@@ -158,8 +158,8 @@ pub trait UnixRules<K: UnixCalls>:
     /// What a fixed mapping refused for that reason leaves.
     fn refusal_leaves(errno: Errno) -> Leaves;
 
-    /// Whether a range that a refused fixed mapping may have removed is there. Asked only where
-    /// neither the refusal nor taking the range back says so.
+    /// Whether a range that a refused fixed mapping may have removed is still the caller's, and not
+    /// another thread's. Asked only where the refusal does not say so, and the place is taken.
     fn still_mapped(kernel: &K, range: PageRange) -> bool {
         let _ = (kernel, range);
         false

@@ -20,8 +20,8 @@ use crate::calls::Kernel;
 use crate::os::linux::huge::{PR_GET_THP_DISABLE, PR_SET_THP_DISABLE};
 use crate::os::linux::{
     ENOSYS, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
-    MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE,
-    MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
+    MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL,
+    MADV_RANDOM, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
 };
 use crate::os::unix::*;
 use crate::{Errno, Inheritance, PageRange, Protection};
@@ -341,7 +341,7 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
     let has_huge_pages = machine.settings.huge_page_size.is_some();
     // `madvise_behavior_valid`.
     let known = match advice {
-        MADV_DONTNEED => true,
+        MADV_NORMAL | MADV_RANDOM | MADV_DONTNEED => true,
         MADV_FREE => version >= since::FREE,
         MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
         MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
@@ -377,6 +377,11 @@ fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Re
                 (_, as_it_is) => as_it_is,
             };
             let attributes = Attributes { inheritance, ..part.attributes.clone() };
+            change(machine, part, attributes).map_err(|_| EAGAIN)
+        }
+        MADV_NORMAL | MADV_RANDOM => {
+            let random = advice == MADV_RANDOM;
+            let attributes = Attributes { random, ..part.attributes.clone() };
             change(machine, part, attributes).map_err(|_| EAGAIN)
         }
         MADV_DONTDUMP | MADV_DODUMP => {
@@ -541,7 +546,8 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
     let mut text = String::new();
     let written = match path.to_bytes() {
         _ if !settings.proc_mounted => return Err(ENOENT),
-        b"/proc/self/maps" => maps(machine, &mut text),
+        b"/proc/self/maps" => maps(machine, false, &mut text),
+        b"/proc/self/smaps" => maps(machine, true, &mut text),
         b"/proc/self/statm" => {
             // proc_pid_statm(5): size, resident, shared, text, lib, data, dt, in pages.
             let pages = |bytes: usize| bytes / machine.page_size();
@@ -586,8 +592,8 @@ pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
     Ok(text.into_bytes())
 }
 
-/// proc_pid_maps(5).
-fn maps(machine: &Machine, text: &mut String) -> std::fmt::Result {
+/// proc_pid_maps(5), and of proc_pid_smaps(5) the flags that are looked at.
+fn maps(machine: &Machine, flags: bool, text: &mut String) -> std::fmt::Result {
     use std::fmt::Write;
     let space = machine.space();
     writeln!(text, "{:08x}-{:08x} ---p 00000000 00:00 0", 0, space.start)?;
@@ -602,6 +608,10 @@ fn maps(machine: &Machine, text: &mut String) -> std::fmt::Result {
         match &mapping.attributes.name {
             Some(name) => writeln!(text, "                  [anon:{}]", name.to_string_lossy())?,
             None => writeln!(text)?,
+        }
+        if flags {
+            let random = if mapping.attributes.random { "rr " } else { "" };
+            writeln!(text, "VmFlags: mr mw me {random}ac ")?;
         }
     }
     writeln!(text, "{:08x}-7ffffffff000 ---p 00000000 00:00 0", space.end)

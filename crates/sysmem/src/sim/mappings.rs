@@ -37,6 +37,8 @@ pub struct Attributes {
     pub locked: bool,
     /// Advised to be built out of huge pages, or not to be.
     pub huge: Option<bool>,
+    /// Advised to be read at random.
+    pub random: bool,
     /// The name it was given.
     pub name: Option<Arc<CString>>,
     /// The most that it may ever allow, in the bits of mprotect(2).
@@ -69,6 +71,7 @@ impl Attributes {
             uncharged: false,
             locked: false,
             huge: None,
+            random: false,
             name: None,
             maximum: PROT_READ | PROT_WRITE | PROT_EXEC,
             inheritance: Inheritance::Copy,

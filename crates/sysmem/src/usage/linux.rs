@@ -15,7 +15,7 @@ mod pagemap;
 mod process;
 
 pub(crate) use super::files::{number_in, read};
-pub(crate) use mappings::mapping_lines;
+pub(crate) use mappings::{has_flag, mapping_lines};
 
 impl<K: LinuxCalls + ResourceUsage + PagemapScan> Usage for Linux<K>
 where

@@ -13,9 +13,6 @@ pub trait System: sim::System {
     /// How many cases a property is tried on.
     const CASES: u32 = 200;
 
-    /// Whether the backend always tells a range that a refusal removed from one that it kept.
-    const TELLS_A_HOLE: bool = true;
-
     fn os(kernel: Faulty<Simulated<Self>>) -> Self::Os;
 
     /// Forks a child, if the kernel does.
@@ -43,10 +40,6 @@ impl System for sim::Linux {
     const VERSIONS: &'static [(u32, u32)] =
         &[(4, 4), (4, 9), (4, 18), (5, 12), (6, 5), (6, 12), (6, 18)];
     const CASES: u32 = 400;
-    // Up to 6.11 a refusal at vm.max_map_count, which removes nothing, is answered like one for
-    // want of kernel memory, which has removed the range. The backend takes a place that is taken
-    // for what was there, and calls lost what it cannot look at: either may be wrong.
-    const TELLS_A_HOLE: bool = false;
 
     fn os(kernel: Faulty<Simulated>) -> Self::Os {
         linux::Linux::new(kernel)

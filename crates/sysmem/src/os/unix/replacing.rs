@@ -49,15 +49,12 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
             Ok(_) => Replaced::Fresh,
             Err(errno) => match R::refusal_leaves(errno) {
                 Leaves::Kept => return Replaced::Kept(errno),
-                // If the place is free, taking it again makes it reserved. Where the kernel may
-                // have kept the range, a taken place is what was there.
+                // If the place is free, taking it again makes it reserved. Where it is taken, it
+                // may be so by what was there, or by another thread.
                 leaves => match R::reserve_at(self, start.addr(), len, policy) {
                     Ok(_) if protection == Protection::NoAccess => Replaced::Fresh,
                     Ok(_) => Replaced::Reserved(errno),
-                    Err(NotPlaced::Taken) if leaves == Leaves::Unknown => {
-                        return Replaced::Kept(errno);
-                    }
-                    Err(NotPlaced::Unclear(_))
+                    Err(NotPlaced::Taken | NotPlaced::Unclear(_))
                         if leaves == Leaves::Unknown && R::still_mapped(&self.kernel, range) =>
                     {
                         return Replaced::Kept(errno);
