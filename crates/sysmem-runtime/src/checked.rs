@@ -51,6 +51,10 @@ unsafe impl<O: Os> Os for Checked<O> {
         UnusedContract { used_is_a_call: true, ..self.os.unused_contract(how) }
     }
 
+    fn used_commits(&self) -> bool {
+        self.os.used_commits()
+    }
+
     fn supports(&self, policy: Policy) -> bool {
         self.os.supports(policy)
     }
@@ -77,6 +81,9 @@ unsafe impl<O: Os> Os for Checked<O> {
         // what it is without checks.
         unsafe {
             self.os.map(range, protection, policy)?;
+            if self.os.used_commits() {
+                return Ok(());
+            }
             self.os.protect(range, Protection::NoAccess).inspect_err(|_| {
                 let _ = self.os.fault(range, policy);
             })
@@ -100,6 +107,10 @@ unsafe impl<O: Os> Os for Checked<O> {
     ) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         unsafe {
+            if self.os.used_commits() {
+                // At once, so that it faults.
+                return self.os.unused(range, protection, GiveBack::Eager, policy);
+            }
             self.os.unused(range, protection, how, policy)?;
             self.os.protect(range, Protection::NoAccess)
         }

@@ -5,11 +5,15 @@ use core::fmt;
 use sysmem::{Change, Operation, Os, Protection, State};
 
 #[cfg(unix)]
+mod address;
+#[cfg(unix)]
+mod context;
+#[cfg(any(unix, windows))]
 mod handler;
 #[cfg(unix)]
 mod stack;
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub use handler::{FaultHandler, InstallError, write_to_stderr};
 #[cfg(unix)]
 pub use stack::AlternateStack;
@@ -80,6 +84,13 @@ impl FaultReport {
     }
 }
 
+impl FaultReport {
+    /// Whether reading and writing are allowed there.
+    fn is_allowed_but_for_execution(&self) -> bool {
+        self.state == State::Ready && self.protection == Protection::ReadWrite
+    }
+}
+
 /// The operation as it is called in a program.
 fn called(operation: Operation) -> &'static str {
     match operation {
@@ -113,6 +124,9 @@ impl fmt::Display for FaultReport {
             (_, State::Prepared) if unused => write!(f, "{:?}, after unused()", self.name)?,
             (_, State::Prepared) => write!(f, "{:?}, Prepared, before used()", self.name)?,
             (_, State::Ready) => write!(f, "{:?}, Ready and {:?}", self.name, self.protection)?,
+        }
+        if self.is_allowed_but_for_execution() && self.access.is_none() {
+            f.write_str(" (it was executed, or this is not the address of the access)")?;
         }
         let offset = self.address - self.start;
         write!(f, ", at {offset:#x} of {:#x} bytes from {:#x}", self.len, self.start)?;

@@ -27,9 +27,11 @@ pub use checked::Checked;
 #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64"))]
 pub use code::{CodeError, CodeMechanism, CodeOptions, CodeRegion, Refusal};
 pub use crash::{FaultAll, FaultAllOutcome, fault_all};
-pub use fault::{Access, FaultReport};
 #[cfg(unix)]
-pub use fault::{AlternateStack, FaultHandler, InstallError, write_to_stderr};
+pub use fault::AlternateStack;
+pub use fault::{Access, FaultReport};
+#[cfg(any(unix, windows))]
+pub use fault::{FaultHandler, InstallError, write_to_stderr};
 pub use guard::Guard;
 pub use seal::Sealed;
 pub use vec::{Drain, IntoIter, PushError, VmVec};

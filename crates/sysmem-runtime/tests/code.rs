@@ -22,6 +22,26 @@ fn region(mechanism: CodeMechanism) -> CodeRegion {
     region
 }
 
+/// The mechanisms of the running system.
+fn mechanisms() -> Vec<CodeMechanism> {
+    let all = [CodeMechanism::TwoViews, CodeMechanism::PerThread, CodeMechanism::Switch];
+    let here = all.into_iter().filter(|&mechanism| {
+        CodeRegion::reserve(CodeOptions::new(MIB).mechanism(mechanism)).is_ok()
+    });
+    here.collect()
+}
+
+#[test]
+fn the_running_system_has_the_mechanisms_that_it_is_known_for() {
+    use CodeMechanism::*;
+    if cfg!(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", windows)) {
+        assert_eq!(mechanisms(), [TwoViews, Switch]);
+    } else {
+        assert!(mechanisms().contains(&Switch));
+    }
+}
+
+#[cfg(target_os = "linux")]
 /// What /proc/self/maps says is allowed at an address.
 fn allowed(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -35,7 +55,7 @@ fn allowed(address: usize) -> String {
 
 #[test]
 fn code_is_written_published_run_rewritten_and_discarded() {
-    for mechanism in [CodeMechanism::TwoViews, CodeMechanism::Switch] {
+    for mechanism in mechanisms() {
         let mut region = region(mechanism);
         let page = page_size();
         // Across a page's end, to begin with.
@@ -52,6 +72,7 @@ fn code_is_written_published_run_rewritten_and_discarded() {
         assert_eq!(region.write(page, &[1]), Err(CodeError::Published(page)));
         // SAFETY: nobody runs it.
         unsafe { region.unpublish(0, 2 * page) }.unwrap();
+        #[cfg(target_os = "linux")]
         assert!(!allowed(region.address(0).addr()).contains('x'));
         region.write(page, &returns(9)).unwrap();
         region.publish(page, page).unwrap();
@@ -65,9 +86,10 @@ fn code_is_written_published_run_rewritten_and_discarded() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn no_address_is_ever_writable_and_executable() {
-    for mechanism in [CodeMechanism::TwoViews, CodeMechanism::Switch] {
+    for mechanism in mechanisms() {
         let mut region = region(mechanism);
         let ours = region.address(0).addr();
         let check = |when: &str| {
@@ -103,7 +125,7 @@ fn a_write_through_the_executable_address_faults() {
             unsafe { region.address(0).cast_mut().write_volatile(0) };
         });
         let Some(ended) = ended else { continue };
-        assert_eq!(ended.signal, Some(libc::SIGSEGV), "{which}: {}", ended.stderr);
+        assert_eq!(ended.signal, Some(child::SIGSEGV), "{which}: {}", ended.stderr);
     }
 }
 
@@ -119,7 +141,7 @@ impl Drop for StopOnDrop<'_> {
 /// Threads call through a jump that is turned from one function to another and back.
 #[test]
 fn code_is_patched_while_threads_run_it() {
-    const LAST: u32 = 20_000;
+    const ROUNDS: u32 = 20_000;
     let mut region = region(CodeMechanism::TwoViews);
     let (one, two) = (64, 128);
     region.write(0, &jump(one)).unwrap();
@@ -149,7 +171,10 @@ fn code_is_patched_while_threads_run_it() {
                 }
             });
         }
-        for round in 1..=LAST {
+        let seen = || calls.iter().all(|calls| calls.load(SeqCst) > 0);
+        // On a busy machine the threads may not run for long; with an even number of rounds the
+        // jump leads where it led.
+        for round in (1..).take_while(|&round| round <= ROUNDS || round % 2 == 0 || !seen()) {
             let to = if round % 2 == 0 { one } else { two };
             // SAFETY: an aligned jump becomes another one.
             unsafe { region.patch(0, &jump(to)) }.unwrap();
@@ -157,7 +182,6 @@ fn code_is_patched_while_threads_run_it() {
             assert_eq!(call(&region, 0), if to == one { 1 } else { 2 });
         }
     });
-    assert!(calls.iter().all(|calls| calls.load(SeqCst) > 0), "{calls:?}");
     assert_eq!(call(&region, 0), 1);
 }
 
@@ -191,7 +215,7 @@ fn near_finds_a_place_among_neighbours_or_says_there_is_none() {
         })
         .collect();
     assert_eq!(neighbours.iter().map(Reservation::len).sum::<usize>(), GIB);
-    for mechanism in [CodeMechanism::TwoViews, CodeMechanism::Switch] {
+    for mechanism in mechanisms() {
         let options = CodeOptions::new(16 * MIB).placement(near(2 * GIB)).mechanism(mechanism);
         let mut region = CodeRegion::reserve(options).unwrap();
         let start = region.address(0).addr();
@@ -208,9 +232,10 @@ fn near_finds_a_place_among_neighbours_or_says_there_is_none() {
     );
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn discarding_gives_the_memory_back() {
-    for mechanism in [CodeMechanism::TwoViews, CodeMechanism::Switch] {
+    for mechanism in mechanisms() {
         let len = 16 * MIB;
         let mut region = CodeRegion::reserve(CodeOptions::new(len).mechanism(mechanism)).unwrap();
         let shared = || {

@@ -1,4 +1,5 @@
 //! Simulated crashes in forked children, and sealed memory.
+#![cfg(unix)]
 
 mod child;
 

@@ -1,5 +1,6 @@
 //! Fault reports, and that everybody else's signal handlers work as they did. Each fault happens
 //! in a process of its own.
+#![cfg(unix)]
 
 mod child;
 

@@ -1,5 +1,6 @@
 //! Guards on the running kernel and where the kernel has no light ones.
 
+#[cfg(unix)]
 mod child;
 
 use sysmem::os::linux::Linux;
@@ -25,6 +26,7 @@ fn native(npages: usize) -> Reservation {
     ready(sysmem::Native::NEW, npages)
 }
 
+#[cfg(target_os = "linux")]
 /// The mappings of this process that overlap a reservation.
 fn mappings_of(memory: &Reservation) -> usize {
     let start = memory.as_mut_ptr().addr();
@@ -38,6 +40,7 @@ fn mappings_of(memory: &Reservation) -> usize {
         .count()
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn light_guards_split_no_mapping() {
     let page = sysmem::page_size();
@@ -93,6 +96,10 @@ fn guards_keep_their_promises<O: Guards>(mut memory: Reservation<O>) {
     assert_eq!(memory.account().figures().ready as usize, ready);
     for offset in 0..4 * page {
         let expected = if (page..3 * page).contains(&offset) { 0 } else { 7 };
+        // Elsewhere what was guarded is unspecified.
+        if expected == 0 && !cfg!(target_os = "linux") {
+            continue;
+        }
         // SAFETY: all of it is Ready again.
         assert_eq!(unsafe { memory.as_mut_ptr().add(offset).read() }, expected, "at {offset}");
     }
@@ -102,7 +109,8 @@ fn guards_keep_their_promises<O: Guards>(mut memory: Reservation<O>) {
     guard.remove(&mut memory).map_err(|(_, error)| error).unwrap();
     assert_eq!(memory.state(0).unwrap().1, Protection::ReadOnly);
     // SAFETY: Ready, to be read.
-    assert_eq!(unsafe { memory.as_mut_ptr().read() }, 0);
+    let byte = unsafe { memory.as_mut_ptr().read_volatile() };
+    assert!(byte == 0 || !cfg!(target_os = "linux"));
     assert_eq!(
         memory.install_guard(0, 2 * page).unwrap_err().kind(),
         ErrorKind::WrongProtection { found: Protection::ReadWrite }
@@ -138,6 +146,7 @@ fn a_guard_is_not_removed_from_another_reservation() {
     guard.remove(&mut one).map_err(|(_, error)| error).unwrap();
 }
 
+#[cfg(unix)]
 #[test]
 fn reads_and_writes_of_a_guard_fault_also_in_a_forked_child() {
     let test = "reads_and_writes_of_a_guard_fault_also_in_a_forked_child";

@@ -367,6 +367,12 @@ pub unsafe trait Os: Sync {
     /// What this system promises of memory given back in that way.
     fn unused_contract(&self, how: GiveBack) -> UnusedContract;
 
+    /// Whether memory is committed by [`used`](Os::used), not by [`map`](Os::map): then Prepared
+    /// memory faults, but for what was given back lazily. So it is on Windows.
+    fn used_commits(&self) -> bool {
+        false
+    }
+
     /// Whether reservations can have this policy here.
     fn supports(&self, policy: Policy) -> bool;
 
@@ -573,6 +579,7 @@ unsafe impl<O: Os + ?Sized> Os for &O {
         fn page_size() -> usize;
         fn huge_page_size() -> Option<usize>;
         fn unused_contract(how: GiveBack) -> UnusedContract;
+        fn used_commits() -> bool;
         fn supports(policy: Policy) -> bool;
         fn registry() -> &Registry;
         fn alloc(len: usize) -> Result<NonNull<u8>, Error>;

@@ -1,13 +1,19 @@
 //! Runs a part of a test in a process of its own, which may die.
+#![allow(dead_code)] // Not every test looks at everything.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
-/// How a child ended: by which signal, if by one, and what it had to say.
+/// How a child ended, and what it had to say.
 pub struct Ended {
+    /// By which signal, if by one. On Windows, a process that an access violation ended is told as
+    /// by SIGSEGV.
     pub signal: Option<i32>,
+    /// What it wrote to standard error.
     pub stderr: String,
 }
+
+/// SIGSEGV, on every system.
+pub const SIGSEGV: i32 = 11;
 
 /// Runs `work` in a new process, which then exits with status 0, and returns how it ended.
 ///
@@ -18,11 +24,11 @@ pub fn run(test: &str, which: &str, work: impl FnOnce()) -> Option<Ended> {
     if let Some(wanted) = std::env::var_os("SYSMEM_TEST_CHILD") {
         if wanted == which {
             work();
-            // SAFETY: ends the process without running what the test harness left to run.
-            unsafe { libc::_exit(0) };
+            leave();
         }
         return None;
     }
+    #[cfg(unix)]
     if emulated() {
         return Some(forked(work));
     }
@@ -33,9 +39,36 @@ pub fn run(test: &str, which: &str, work: impl FnOnce()) -> Option<Ended> {
         .output()
         .unwrap();
     Some(Ended {
-        signal: output.status.signal(),
+        signal: signal(output.status),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// Ends the process, without running what the test harness left to run.
+#[cfg(unix)]
+fn leave() {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(0) };
+}
+
+#[cfg(windows)]
+fn leave() {
+    std::process::exit(0);
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(windows)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    const STATUS_ACCESS_VIOLATION: i32 = 0xc000_0005_u32 as i32;
+    match status.code() {
+        Some(STATUS_ACCESS_VIOLATION) => Some(SIGSEGV),
+        Some(0) => None,
+        code => Some(code.unwrap_or(-1)),
+    }
 }
 
 /// Whether qemu emulates this process: then it cannot execute itself, and sees the processor of
@@ -46,6 +79,7 @@ pub fn emulated() -> bool {
 }
 
 /// Runs `work` in a copy of this process, whose standard error is not looked at.
+#[cfg(unix)]
 fn forked(work: impl FnOnce()) -> Ended {
     // SAFETY: the child does the work and ends.
     match unsafe { libc::fork() } {

@@ -264,6 +264,10 @@ unsafe impl<K: VirtualMemory> Os for Windows<K> {
         }
     }
 
+    fn used_commits(&self) -> bool {
+        true
+    }
+
     fn supports(&self, policy: Policy) -> bool {
         policy.source == Source::Anonymous
             && policy.dumped
