@@ -99,8 +99,8 @@ pub trait ProcessStatistics: VirtualMemory {
     ) -> Result<(), Errno>;
     /// `GetMappedFileName`; returns the length.
     fn mapped_file(&self, process: isize, address: usize, name: &mut [u16]) -> Option<usize>;
-    /// `GetProcessImageFileName`; returns the length.
-    fn image_name(&self, process: isize, name: &mut [u16]) -> Option<usize>;
+    /// Where the program is mapped: the first that `EnumProcessModules` tells.
+    fn program_base(&self, process: isize) -> Option<usize>;
     /// `QueryWorkingSetEx`, which fills in the attributes.
     fn working_set_of(&self, process: isize, pages: &mut [WorkingSetPage]) -> Result<(), Errno>;
     /// `GetPerformanceInfo`: `PERFORMANCE_INFORMATION`.

@@ -83,7 +83,8 @@ struct WindowsAnswers {
     /// Of the process, the machine, the job.
     structures: [Vec<u8>; 3],
     regions: Vec<Vec<u8>>,
-    program: String,
+    /// Where the program is mapped.
+    program: usize,
     names: BTreeMap<usize, String>,
 }
 
@@ -195,11 +196,11 @@ impl<S> Answers<S> {
         mut self,
         structures: [Vec<u8>; 3],
         regions: Vec<Vec<u8>>,
-        program: &str,
+        program: usize,
         names: &[(usize, &str)],
     ) -> Self {
         let names = names.iter().map(|&(at, name)| (at, name.to_string())).collect();
-        self.windows = WindowsAnswers { structures, regions, program: program.to_string(), names };
+        self.windows = WindowsAnswers { structures, regions, program, names };
         self
     }
 
@@ -543,8 +544,8 @@ impl<S: Speaks> ProcessStatistics for Answers<S> {
         fill_wide(self.windows.names.get(&address)?, name)
     }
 
-    fn image_name(&self, _: isize, name: &mut [u16]) -> Option<usize> {
-        fill_wide(&self.windows.program, name)
+    fn program_base(&self, _: isize) -> Option<usize> {
+        Some(self.windows.program)
     }
 
     /// Every third page is resident.

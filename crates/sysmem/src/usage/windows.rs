@@ -84,9 +84,7 @@ impl<K: VirtualMemory + ProcessStatistics> Usage for Windows<K> {
         let process = Opened::open(self.kernel(), process)?;
         let (kernel, handle) = (process.kernel, process.handle);
         let mut wide = [0; 1024];
-        let (program, name) = buffer.split_at_mut(buffer.len() / 2);
-        let len = kernel.image_name(handle, &mut wide).unwrap_or(0);
-        let program = utf8(wide.get(..len).unwrap_or_default(), program);
+        let program = kernel.program_base(handle);
         let mut at = 0;
         loop {
             let mut bytes = [0; REGION];
@@ -107,7 +105,7 @@ impl<K: VirtualMemory + ProcessStatistics> Usage for Windows<K> {
                 true => kernel.mapped_file(handle, start, &mut wide).unwrap_or(0),
                 false => 0,
             };
-            let name = utf8(wide.get(..len).unwrap_or_default(), name);
+            let name = utf8(wide.get(..len).unwrap_or_default(), buffer);
             let mut pages = PageFigures::default();
             if detail == Detail::Pages && region.committed {
                 pages = page_figures(&process, start..end, self.page_size())?;
@@ -294,6 +292,8 @@ const REGION: usize = 48;
 struct Region {
     start: usize,
     end: usize,
+    /// Where what it is a part of begins.
+    base: usize,
     free: bool,
     committed: bool,
     /// By a file or by memory that may be shared.
@@ -304,7 +304,7 @@ struct Region {
 }
 
 impl Region {
-    /// `struct _MEMORY_BASIC_INFORMATION` of Windows, 48 bytes: `BaseAddress` 0, `RegionSize` 24, `State` 32, `Protect` 36,
+    /// `struct _MEMORY_BASIC_INFORMATION` of Windows, 48 bytes: `BaseAddress` 0, `AllocationBase` 8, `RegionSize` 24, `State` 32, `Protect` 36,
     /// `Type` 40.
     fn decode(bytes: Bytes<'_>) -> Option<Region> {
         let start = bytes.address(0)?;
@@ -313,6 +313,7 @@ impl Region {
         Some(Region {
             start,
             end,
+            base: bytes.address(8)?,
             free: state == MEM_FREE,
             committed: state == MEM_COMMIT,
             backed: matches!(kind, MEM_MAPPED | MEM_IMAGE),
@@ -322,7 +323,12 @@ impl Region {
         })
     }
 
-    fn mapping<'n>(&self, name: &'n [u8], program: &[u8], pages: PageFigures) -> Mapping<'n> {
+    fn mapping<'n>(
+        &self,
+        name: &'n [u8],
+        program: Option<usize>,
+        pages: PageFigures,
+    ) -> Mapping<'n> {
         // PAGE_READONLY, READWRITE, WRITECOPY, EXECUTE, EXECUTE_READ, EXECUTE_READWRITE,
         // EXECUTE_WRITECOPY are bits 1 to 7; of these, which read, write and execute.
         let allows = |bits: u32| self.protection & PAGE_GUARD == 0 && self.protection & bits != 0;
@@ -337,7 +343,7 @@ impl Region {
             offset: 0,
             kind: match (self.backed, name.is_empty()) {
                 (false, _) => MappingKind::Anonymous,
-                (true, false) if self.image && name == program => MappingKind::Program,
+                (true, _) if self.image && program == Some(self.base) => MappingKind::Program,
                 (true, false) => MappingKind::File,
                 (true, true) if self.image => MappingKind::System,
                 (true, true) => MappingKind::SharedMemory,
@@ -400,6 +406,7 @@ mod tests {
     fn region(start: u64, npages: u64, state: u32, protection: u32, kind: u32) -> Vec<u8> {
         let mut bytes = std::vec![0; REGION];
         put(&mut bytes, 0, &start.to_ne_bytes());
+        put(&mut bytes, 8, &(start & !0xffff).to_ne_bytes());
         put(&mut bytes, 24, &(npages * 4096).to_ne_bytes());
         put(&mut bytes, 32, &state.to_ne_bytes());
         put(&mut bytes, 36, &protection.to_ne_bytes());
@@ -422,9 +429,11 @@ mod tests {
             region(0x2_0000, 3, COMMIT, 0x104, PRIVATE),
             region(0x2_3000, 13, FREE, 1, 0),
             region(0x3_0000, 8, COMMIT, 0x20, IMAGE),
-            region(0x3_8000, 8, COMMIT, 0x80, IMAGE),
-            region(0x4_0000, 16, COMMIT, 4, MAPPED),
-            region(0x5_0000, 16, COMMIT, 2, MAPPED),
+            region(0x3_8000, 8, COMMIT, 4, IMAGE),
+            region(0x4_0000, 8, COMMIT, 0x80, IMAGE),
+            region(0x4_8000, 8, FREE, 1, 0),
+            region(0x5_0000, 16, COMMIT, 4, MAPPED),
+            region(0x6_0000, 16, COMMIT, 2, MAPPED),
         ]
     }
 
@@ -436,8 +445,8 @@ mod tests {
         Answers::new().windows(
             [counters(), performance(), job(0x200)],
             regions(),
-            PROGRAM,
-            &[(0x3_0000, PROGRAM), (0x3_8000, LIBRARY), (0x5_0000, DATA)],
+            0x3_0000,
+            &[(0x3_0000, PROGRAM), (0x3_8000, PROGRAM), (0x4_0000, LIBRARY), (0x6_0000, DATA)],
         )
     }
 
@@ -497,9 +506,10 @@ mod tests {
             (Anonymous, "", (false, false, false), false, 0),
             (Anonymous, "", (false, false, false), false, 1),
             (Program, PROGRAM, (true, false, true), false, 3),
-            (File, LIBRARY, (true, true, true), false, 3),
+            (Program, PROGRAM, (true, true, false), false, 3),
+            (File, LIBRARY, (true, true, true), false, 2),
             (SharedMemory, "", (true, true, false), true, 5),
-            (File, DATA, (true, false, false), true, 5),
+            (File, DATA, (true, false, false), true, 6),
         ];
         let expected: Vec<_> = expected
             .into_iter()
@@ -553,7 +563,7 @@ mod tests {
 
         #[test]
         fn a_walk_over_damaged_regions_ends(
-            region in 0usize..9,
+            region in 0usize..11,
             place in 0usize..40,
             damage in proptest::collection::vec(any::<u8>(), 1..9),
         ) {

@@ -14,9 +14,9 @@ use windows_sys::Win32::System::Memory::{
     MEMORY_BASIC_INFORMATION, QueryMemoryResourceNotification, VirtualQueryEx,
 };
 use windows_sys::Win32::System::ProcessStatus::{
-    ENUM_PAGE_FILE_INFORMATION, K32EnumPageFilesW, K32GetMappedFileNameW, K32GetPerformanceInfo,
-    K32GetProcessImageFileNameW, K32GetProcessMemoryInfo, K32QueryWorkingSetEx,
-    PERFORMANCE_INFORMATION, PROCESS_MEMORY_COUNTERS_EX,
+    ENUM_PAGE_FILE_INFORMATION, K32EnumPageFilesW, K32EnumProcessModules, K32GetMappedFileNameW,
+    K32GetPerformanceInfo, K32GetProcessMemoryInfo, K32QueryWorkingSetEx, PERFORMANCE_INFORMATION,
+    PROCESS_MEMORY_COUNTERS_EX,
 };
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetExitCodeProcess, GetProcessTimes, OpenProcess, PROCESS_QUERY_INFORMATION,
@@ -143,10 +143,13 @@ impl ProcessStatistics for Kernel {
         length(unsafe { K32GetMappedFileNameW(handle(process), address, place, room) })
     }
 
-    fn image_name(&self, process: isize, name: &mut [u16]) -> Option<usize> {
-        let (place, room) = (name.as_mut_ptr(), name.len() as u32);
-        // SAFETY: the buffer is as long as said.
-        length(unsafe { K32GetProcessImageFileNameW(handle(process), place, room) })
+    fn program_base(&self, process: isize) -> Option<usize> {
+        let (mut module, mut needed) = (ptr::null_mut(), 0);
+        let room = size_of_val(&module) as u32;
+        // SAFETY: there is room for one.
+        let listed =
+            unsafe { K32EnumProcessModules(handle(process), &mut module, room, &mut needed) };
+        (listed != 0 && needed >= room).then(|| module.addr())
     }
 
     fn working_set_of(&self, process: isize, pages: &mut [WorkingSetPage]) -> Result<(), Errno> {
