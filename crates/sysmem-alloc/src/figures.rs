@@ -183,11 +183,12 @@ group! {
         allocated_bytes,
         /// Bytes of the blocks that the program freed; what it holds is `allocated_bytes` less this.
         freed_bytes,
-        /// Pages of the page heap that hold objects or wait in caches for them.
+        /// Pages of the page heap that hold objects or wait in caches for them, and are in memory.
         in_use_bytes,
         /// Pages of the page heap that are free and still backed by memory.
         free_bytes,
-        /// Pages of the page heap that are free and given back to the system.
+        /// Pages that hold nothing and were given back to the system: free pages of the page heap, and
+        /// such between objects.
         given_back_bytes,
         /// Address space that the page heap holds.
         heap_reserved_bytes,

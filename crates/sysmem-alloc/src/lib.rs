@@ -22,6 +22,8 @@
 //! - When a thread ends, its heap keeps what still holds blocks and waits for the next thread
 //!   (`lifecycle`).
 //! - Some allocations are sampled, where that is wanted (`sampling`): a profile needs no more.
+//! - What the thread does to its heap it does behind a gate (`gate`), through which the scavenger comes
+//!   when the thread is idle.
 //! - Memory goes back when more of it is freed or, after [`start_scavenger`], by a thread that looks
 //!   after it (`scavenger`).
 //!
@@ -32,6 +34,7 @@
 #![no_std]
 
 pub mod figures;
+mod gate;
 mod hook;
 mod large;
 mod lifecycle;
@@ -45,6 +48,8 @@ mod span;
 mod statistics;
 mod thread_heap;
 mod thread_slot;
+mod trim;
+mod visitor;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;
@@ -130,7 +135,7 @@ fn allocate_block(size: usize, align: usize) -> (*mut u8, bool) {
     // Blocks of 8 bytes are aligned to 8, all others to 16.
     if size <= size_class::LARGEST && (align <= 8 || align <= NATURAL_ALIGN && size > 8) {
         let class = size_class::of_size(size);
-        if let Some(heap) = lifecycle::current() {
+        if let Some(heap) = lifecycle::enter() {
             return heap.allocate(class, size);
         }
     }
@@ -164,11 +169,10 @@ pub unsafe fn free(address: *mut u8) {
     let Some(found) = (unsafe { span.as_ref() }) else {
         return free_unknown(address);
     };
-    if let Some(heap) = lifecycle::current() {
-        if ptr::eq(found.owner.get(), heap) {
-            // SAFETY: the block was handed out from this span, which the calling thread owns.
-            return unsafe { heap.free(found, address) };
-        }
+    let gate = thread_slot::get();
+    if ptr::addr_eq(found.owner.get(), gate) && gate.enter() {
+        // SAFETY: the block was handed out from this span, which the calling thread's heap owns.
+        return unsafe { thread_heap::ThreadHeap::behind(gate).free(found, address) };
     }
     // SAFETY: the caller's promise.
     keeping_errno(|| unsafe { free_elsewhere(found, address) });
@@ -182,7 +186,7 @@ fn free_unknown(address: *mut u8) {
     }
 }
 
-/// Frees a large allocation, or a block that another heap owns.
+/// Frees a large allocation, a block that another heap owns, or one of a heap that is claimed.
 ///
 /// # Safety
 ///
@@ -194,6 +198,10 @@ unsafe fn free_elsewhere(span: &Span, address: *mut u8) {
         if span.is_large() {
             // SAFETY: the caller's promise.
             return unsafe { large::free(heap, span, address) };
+        }
+        if ptr::eq(span.owner.get(), heap) {
+            // SAFETY: as above.
+            return unsafe { heap.free(span, address) };
         }
         heap.count_free(span.class.get() as usize);
         // SAFETY: owners live forever.
@@ -225,12 +233,11 @@ pub unsafe fn reallocate(address: *mut u8, size: usize, align: usize) -> *mut u8
     let usable = usable_size_in(span);
     if span.is_large() {
         if size > size_class::LARGEST {
-            let resized = match lifecycle::current() {
+            let resized = lifecycle::with_own_heap(|heap| {
                 // SAFETY: the allocation is the caller's.
-                Some(heap) => unsafe { large::resize_in_place(heap, span, size) },
-                None => size <= usable,
-            };
-            if resized {
+                unsafe { large::resize_in_place(heap, span, size) }
+            });
+            if resized.unwrap_or(size <= usable) {
                 return address;
             }
         }
@@ -274,10 +281,10 @@ fn usable_size_in(span: &Span) -> usize {
 /// Gives all free memory that the calling thread can reach back to the system now, and returns how
 /// many bytes that were.
 pub fn release() -> usize {
-    if let Some(heap) = lifecycle::current() {
+    lifecycle::with_own_heap(|heap| {
         heap.collect();
         heap.release_empty();
-    }
+    });
     for heap in lifecycle::heaps() {
         lifecycle::tidy(heap);
     }

@@ -15,11 +15,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
 use sysmem::{Lock, Native, Os};
 
-use crate::thread_heap::{BORROWED, IDLE, LIVE, ThreadHeap};
-use crate::{PAGES, metadata, sampling, scavenger, thread_slot};
-
-/// The word of a thread without a heap that must not get one: its destructors have run.
-const DEAD: usize = 1;
+use crate::gate::DEAD;
+use crate::thread_heap::{ABANDONED, BORROWED, IDLE, LIVE, ThreadHeap};
+use crate::{PAGES, metadata, sampling, scavenger, thread_slot, visitor};
 
 static NATIVE: Native = Native::NEW;
 
@@ -39,34 +37,50 @@ static EXIT_KEY: Lock<Option<libc::pthread_key_t>> = Lock::new(None);
 /// limits.h). The heap is left in the last round, so that the other destructors still have one.
 const ROUNDS: usize = 4;
 
-/// The calling thread's own heap, if it has one.
+/// Begins work on the calling thread's own heap, to be ended by leaving its gate. `None` if it has
+/// none, or if somebody else has it just now.
 #[inline(always)]
-pub(crate) fn current() -> Option<&'static ThreadHeap> {
-    let word = thread_slot::get();
-    if word > DEAD {
-        // SAFETY: `enter` put the address of a heap there, and heaps live forever.
-        Some(unsafe { &*ptr::with_exposed_provenance(word) })
-    } else {
-        None
+pub(crate) fn enter() -> Option<&'static ThreadHeap> {
+    let gate = thread_slot::get();
+    // SAFETY: a gate that can be entered is a heap's, and heaps live forever.
+    gate.enter().then(|| unsafe { ThreadHeap::behind(gate) })
+}
+
+/// Whether the calling thread has a heap of its own.
+pub(crate) fn is_live() -> bool {
+    thread_slot::get().leads_to_a_heap()
+}
+
+/// Runs `work` on the calling thread's own heap, if it has one.
+pub(crate) fn with_own_heap<R>(work: impl FnOnce(&ThreadHeap) -> R) -> Option<R> {
+    let gate = thread_slot::get();
+    if !gate.leads_to_a_heap() {
+        return None;
     }
+    gate.enter_waiting();
+    // SAFETY: as in `enter`.
+    let result = work(unsafe { ThreadHeap::behind(gate) });
+    gate.leave();
+    Some(result)
 }
 
 /// Runs `work` on the calling thread's heap. A thread that has none gets one for good, or borrows
 /// one if it is dead. `None` when memory has run out.
 pub(crate) fn with_heap<R>(work: impl FnOnce(&ThreadHeap) -> R) -> Option<R> {
-    if let Some(heap) = current() {
-        return Some(work(heap));
+    if is_live() {
+        return with_own_heap(work);
     }
     let heap = adopt().or_else(create)?;
-    if thread_slot::get() == DEAD {
+    if ptr::eq(thread_slot::get(), &DEAD) {
+        heap.gate().enter_waiting();
         let result = work(heap);
         leave(heap);
         return Some(result);
     }
-    thread_slot::set(ptr::from_ref(heap).expose_provenance());
+    thread_slot::set(heap.gate());
     watch_forks();
     watch_exit();
-    Some(work(heap))
+    with_own_heap(work)
 }
 
 /// Every heap there is.
@@ -114,7 +128,7 @@ fn adopt() -> Option<&'static ThreadHeap> {
     }
 }
 
-/// Makes a heap idle, with as little memory in it as can be.
+/// Makes a heap idle, with as little memory in it as can be. Its gate was entered.
 fn leave(heap: &ThreadHeap) {
     heap.collect();
     heap.release_empty();
@@ -124,6 +138,7 @@ fn leave(heap: &ThreadHeap) {
     // SeqCst: see `free_remote`. A block that came before this is seen below, one that comes after
     // is taken in by the thread that frees it.
     heap.state().store(IDLE, SeqCst);
+    heap.gate().leave();
     tidy(heap);
 }
 
@@ -182,9 +197,12 @@ extern "C" fn thread_ends(round: *mut c_void) {
             return;
         }
     }
-    if let Some(heap) = current() {
-        thread_slot::set(DEAD);
-        leave(heap);
+    let gate = thread_slot::get();
+    if gate.leads_to_a_heap() {
+        gate.enter_waiting();
+        thread_slot::set(&DEAD);
+        // SAFETY: as in `enter`.
+        leave(unsafe { ThreadHeap::behind(gate) });
         scavenger::thread_ends();
     }
 }
@@ -192,6 +210,7 @@ extern "C" fn thread_ends(round: *mut c_void) {
 /// Takes every lock, in the order in which they are taken inside each other, so that the child
 /// finds nothing half done. Heaps that other threads run are not used in the child again.
 extern "C" fn before_fork() {
+    visitor::lock_for_fork();
     EXIT_KEY.lock_for_fork(&NATIVE);
     IDLE_HEAPS.lock_for_fork(&NATIVE);
     metadata::lock_for_fork();
@@ -207,10 +226,16 @@ extern "C" fn after_fork() {
         metadata::unlock_after_fork();
         IDLE_HEAPS.unlock_after_fork(&NATIVE);
         EXIT_KEY.unlock_after_fork(&NATIVE);
+        visitor::unlock_after_fork();
     }
 }
 
 extern "C" fn after_fork_in_child() {
     after_fork();
+    let own = thread_slot::get();
+    for heap in heaps().filter(|heap| !ptr::eq(heap.gate(), own)) {
+        // The thread is not there any more, and may have been in the middle of something.
+        let _ = heap.state().compare_exchange(LIVE, ABANDONED, Relaxed, Relaxed);
+    }
     scavenger::after_fork_in_child();
 }

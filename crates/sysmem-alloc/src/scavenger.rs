@@ -21,6 +21,7 @@ use sysmem::native::keeping_errno;
 use sysmem_pages::Scavenger;
 
 use crate::hook::{self, Occasion};
+use crate::visitor::{self, Visitor};
 use crate::{ACCOUNTS, PAGES, lifecycle};
 
 /// The thread is started when more than this is free and backed.
@@ -106,7 +107,7 @@ fn consider_start(after: After) {
         }
     };
     // A thread without a heap of its own is not born yet or ends.
-    if due && lifecycle::current().is_some() {
+    if due && lifecycle::is_live() {
         keeping_errno(start);
     }
 }
@@ -165,17 +166,27 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
         libc::prctl(libc::PR_SET_NAME, c"sysmem scavenge".as_ptr());
     }
     let mut scavenger = Scavenger::new();
+    let mut visitor = Visitor::new();
     while !MAIN_ENDED.load(Acquire) {
-        let wait = scavenger.step(&PAGES);
-        if wait != Some(Duration::ZERO) {
+        let heaps = scavenger.share_budget(&PAGES, || visitor.step()).unwrap_or_else(|wait| wait);
+        let wait = scavenger.step(&PAGES).map_or(heaps, |pages| pages.min(heaps));
+        if wait != Duration::ZERO {
             ROUND.fetch_add(1, Relaxed);
             hook::call(Occasion::Settled);
-            PAGES.wait_for_call(wait);
+            PAGES.wait_for_call(Some(wait));
         }
     }
     PAGES.dismiss_scavenger();
     THREAD.store(OFF, Relaxed);
     ptr::null_mut()
+}
+
+/// A span has free blocks again: there may be something to give back, should nothing follow.
+#[inline]
+pub(crate) fn note_idle_memory() {
+    if visitor::wakes_visitor() {
+        keeping_errno(|| PAGES.call_scavenger());
+    }
 }
 
 /// Goes up while memory is being given back.
@@ -198,6 +209,7 @@ pub(crate) fn thread_ends() {
 
 /// In the child of a fork, where only the thread that forked goes on and is the main one.
 pub(crate) fn after_fork_in_child() {
+    visitor::after_fork_in_child();
     if THREAD.load(Relaxed) != OFF {
         begin();
     }

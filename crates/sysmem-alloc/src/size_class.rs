@@ -16,6 +16,17 @@ pub(crate) const NO_CLASS: u8 = COUNT as u8;
 /// The largest block in bytes.
 pub(crate) const LARGEST: usize = 64 << 10;
 
+/// The length of the longest span in bytes, where pages are [`PAGE`] long.
+pub(crate) const LONGEST_SPAN: usize = {
+    let (mut longest, mut class) = (0, 0);
+    while class < COUNT {
+        let len = describe(class).npages as usize * PAGE;
+        longest = if len > longest { len } else { longest };
+        class += 1;
+    }
+    longest
+};
+
 /// What every block of a class has in common.
 #[derive(Clone, Copy)]
 pub(crate) struct SizeClass {

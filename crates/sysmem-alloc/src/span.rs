@@ -12,7 +12,7 @@ pub(crate) struct Block {
 }
 
 /// Where a span of blocks is to be found in its heap.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Listing {
     /// It is the span that its class allocates from.
     Current,
@@ -20,6 +20,9 @@ pub(crate) enum Listing {
     Available,
     /// It has no free block, and is in no list until one is freed.
     Full,
+    /// Its free blocks are all on pages that were given back; it waits in a list of its class until
+    /// they are needed, or until another block is freed.
+    Trimmed,
 }
 
 /// What is known about a run of pages. All but `remote` frees go through the owner: the heap of
@@ -47,6 +50,8 @@ pub(crate) struct Span {
     pub start: Cell<*mut u8>,
     /// The length in bytes.
     pub len: Cell<usize>,
+    /// The system's pages whose memory was given back (`trim`), a bit each from `start` on.
+    pub given_back: Cell<u64>,
     /// The sample that was taken of the one allocation here; 0 for none.
     pub sample: Cell<u64>,
     pub previous: Cell<*mut Span>,
@@ -72,6 +77,7 @@ impl Span {
             zeroed: Cell::new(false),
             start: Cell::new(ptr::null_mut()),
             len: Cell::new(0),
+            given_back: Cell::new(0),
             sample: Cell::new(0),
             previous: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),

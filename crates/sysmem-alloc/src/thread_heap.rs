@@ -5,6 +5,8 @@
 //! outlives its thread: it then is idle, keeps the spans that still hold blocks, and goes whole to
 //! the next thread that is born. So a span never changes its owner.
 
+mod idle;
+
 use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -12,11 +14,15 @@ use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 use sysmem::native::keeping_errno;
 use sysmem_pages::PAGE;
 
+use crate::gate::Gate;
 use crate::hook::Occasion;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
 use crate::span::{Block, Listing, NOTHING, Span};
-use crate::{PAGES, hook, large, metadata, misuse, page_map, sampling};
+pub(crate) use idle::Part;
+use idle::Watch;
+
+use crate::{PAGES, hook, large, metadata, misuse, page_map, sampling, visitor};
 
 /// A count that one thread adds to and any thread reads.
 pub(crate) struct Counter(AtomicU64);
@@ -53,6 +59,10 @@ struct Shelf {
     available: Cell<*mut Span>,
     /// How many allocations there will have been when the next one is sampled.
     sampled_at: AtomicI64,
+    /// Spans whose free blocks are all on pages that were given back.
+    trimmed: Cell<*mut Span>,
+    /// What was seen of the class when somebody last looked for memory that it does not need.
+    watch: Watch,
 }
 
 impl Bin {
@@ -95,9 +105,12 @@ pub(crate) const LIVE: u32 = 0;
 pub(crate) const IDLE: u32 = 1;
 /// A thread that is not its own takes in what was freed, and is done in a moment.
 pub(crate) const BORROWED: u32 = 2;
+/// The thread that ran it did not come along with a fork.
+pub(crate) const ABANDONED: u32 = 3;
 
 #[repr(C, align(64))]
 pub(crate) struct ThreadHeap {
+    gate: Gate,
     bins: [Bin; size_class::COUNT],
     shelves: [Shelf; size_class::COUNT],
     pub large_allocations: Counter,
@@ -110,6 +123,10 @@ pub(crate) struct ThreadHeap {
     random: Cell<u64>,
     /// The scavenger's round in which empty spans were last returned.
     round: Cell<u32>,
+    /// Blocks that other threads freed and that are being taken in.
+    collected: Cell<*mut Block>,
+    /// How far the span by span search for memory that is not needed has come.
+    search: idle::Search,
     /// Spans that describe nothing, for use again.
     spare_spans: Cell<*mut Span>,
     /// The next heap in the list of idle ones, under the lock of that list.
@@ -150,6 +167,7 @@ impl core::ops::AddAssign for Counts {
 impl ThreadHeap {
     pub(crate) const fn new() -> ThreadHeap {
         ThreadHeap {
+            gate: Gate::new(),
             bins: [const {
                 Bin {
                     current: Cell::new(NOTHING.span()),
@@ -163,6 +181,8 @@ impl ThreadHeap {
                 Shelf {
                     available: Cell::new(ptr::null_mut()),
                     sampled_at: AtomicI64::new(i64::MAX),
+                    trimmed: Cell::new(ptr::null_mut()),
+                    watch: Watch::new(),
                 }
             }; size_class::COUNT],
             large_allocations: Counter::new(),
@@ -172,11 +192,34 @@ impl ThreadHeap {
             large_freed_bytes: Counter::new(),
             random: Cell::new(0),
             round: Cell::new(0),
+            collected: Cell::new(ptr::null_mut()),
+            search: idle::Search::new(),
             spare_spans: Cell::new(ptr::null_mut()),
             next_idle: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
             shared: Shared { remote: AtomicPtr::new(ptr::null_mut()), state: AtomicU32::new(LIVE) },
         }
+    }
+
+    /// The heap that a gate leads to.
+    ///
+    /// # Safety
+    ///
+    /// It is the gate of a heap.
+    #[inline(always)]
+    pub(crate) unsafe fn behind(gate: &'static Gate) -> &'static ThreadHeap {
+        // The gate is where the heap begins, and came from its address.
+        let heap = ptr::with_exposed_provenance::<ThreadHeap>(ptr::from_ref(gate).addr());
+        // SAFETY: the caller's promise; heaps live forever.
+        unsafe { &*heap }
+    }
+
+    /// What is entered to work on the heap.
+    pub(crate) fn gate(&self) -> &'static Gate {
+        // Exposed for `behind`.
+        let gate = ptr::from_ref(self).expose_provenance();
+        // SAFETY: heaps live forever, and begin with their gate.
+        unsafe { &*ptr::with_exposed_provenance(gate) }
     }
 
     /// Whether a thread runs the heap.
@@ -192,7 +235,8 @@ impl ThreadHeap {
     }
 
     /// A block of a class, for `size` bytes; whether it is known to be zero. Null when memory has
-    /// run out.
+    /// run out. Leaves the gate, which the caller entered: whatever takes long is the last thing to
+    /// be called, and nothing need be kept for afterwards.
     #[inline(always)]
     pub(crate) fn allocate(&self, class: usize, size: usize) -> (*mut u8, bool) {
         let bin = self.bin(class);
@@ -204,16 +248,26 @@ impl ThreadHeap {
         if bin.count(size) {
             return self.sample(class, size, block);
         }
+        self.gate.leave();
         (block, zeroed)
     }
 
     #[cold]
     #[inline(never)]
     fn allocate_slow(&self, class: usize, size: usize) -> (*mut u8, bool) {
+        let block = self.allocate_from_next(class, size);
+        self.gate.leave();
+        block
+    }
+
+    fn allocate_from_next(&self, class: usize, size: usize) -> (*mut u8, bool) {
         self.collect();
         // While the scavenger is at work, a span that is empty now is better looked after by it.
         if self.round.replace(scavenger::round()) != scavenger::round() {
             self.release_empty();
+            if !visitor::reaches_live_heaps() {
+                self.look_after_itself();
+            }
         }
         let bin = self.bin(class);
         // SAFETY: as in `allocate`.
@@ -227,7 +281,7 @@ impl ThreadHeap {
         // SAFETY: as in `allocate`.
         let (block, zeroed) = unsafe { &*bin.current.get() }.take();
         let (block, zeroed) = match bin.count(size) {
-            true => self.sample(class, size, block),
+            true => self.record_sample(class, size, block),
             false => (block, zeroed),
         };
         scavenger::start_if_due(After::Allocation);
@@ -254,6 +308,12 @@ impl ThreadHeap {
     #[cold]
     #[inline(never)]
     fn sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
+        let sampled = self.record_sample(class, size, block);
+        self.gate.leave();
+        sampled
+    }
+
+    fn record_sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
         let bin = self.bin(class);
         let block_size = CLASSES[class].block_size;
         bin.sample_after(&self.shelves[class], sampling::unsampled(self, block_size));
@@ -276,13 +336,17 @@ impl ThreadHeap {
         run
     }
 
-    /// A span of this class with free blocks, to be the current one; the one before it is full.
+    /// A span of this class with free blocks, to be the current one; the one before it has none.
     fn next_span(&self, class: usize) -> *const Span {
         let bin = self.bin(class);
-        let current = bin.current.replace(NOTHING.span());
-        if current != NOTHING.span() {
-            // SAFETY: a current span is one of ours.
-            unsafe { &*current }.listing.set(Listing::Full);
+        // SAFETY: a current span is one of ours, or `NOTHING`.
+        let current = unsafe { &*bin.current.replace(NOTHING.span()) };
+        if !ptr::eq(current, NOTHING.span()) {
+            if current.given_back.get() != 0 {
+                self.link(current, Listing::Trimmed);
+            } else {
+                current.listing.set(Listing::Full);
+            }
         }
         let span = self.shelves[class].available.get();
         // SAFETY: spans in lists are ours.
@@ -290,6 +354,18 @@ impl ThreadHeap {
             self.unlink(available);
             available.listing.set(Listing::Current);
             return span;
+        }
+        // What was given back costs as much as new pages, and its span is there already.
+        // SAFETY: spans in lists are ours.
+        while let Some(trimmed) = unsafe { self.shelves[class].trimmed.get().as_ref() } {
+            if !trimmed.use_some_again() {
+                break;
+            }
+            if trimmed.has_free() {
+                self.unlink(trimmed);
+                trimmed.listing.set(Listing::Current);
+                return trimmed;
+            }
         }
         let span = self.new_span(class);
         if !span.is_null() {
@@ -325,6 +401,7 @@ impl ThreadHeap {
         new.zeroed.set(run.zeroed);
         new.start.set(start);
         new.len.set(npages * PAGES.page_size());
+        new.given_back.set(0);
         if page_map::enter(start, new.len.get(), span).is_err() {
             // SAFETY: the run was allocated above and nobody knows of it.
             let _ = unsafe { PAGES.free(run.start, npages) };
@@ -334,7 +411,8 @@ impl ThreadHeap {
         span
     }
 
-    /// Takes back a block that this heap owns, freed by its own thread.
+    /// Takes back a block that this heap owns, freed by its own thread. Leaves the gate, which the
+    /// caller entered.
     ///
     /// # Safety
     ///
@@ -344,8 +422,9 @@ impl ThreadHeap {
         self.bin(span.class.get() as usize).frees.add(1);
         // SAFETY: the caller's promise.
         if unsafe { self.put_back(span, block) } {
-            self.after_own_free(span, block);
+            return self.after_own_free(span, block);
         }
+        self.gate.leave();
     }
 
     /// [`after_free`](ThreadHeap::after_free) where the caller's work on the heap is done with it.
@@ -356,6 +435,7 @@ impl ThreadHeap {
             return self.after_last_free(span, block);
         }
         self.after_free(span, block);
+        self.gate.leave();
     }
 
     /// The same of the last block of a span, whose pages go back to the page heap.
@@ -365,6 +445,7 @@ impl ThreadHeap {
         self.after_free(span, block);
         scavenger::start_if_due(After::Free);
         hook::call(Occasion::Busy);
+        self.gate.leave();
     }
 
     /// Counts a free whose block goes to another heap.
@@ -390,7 +471,7 @@ impl ThreadHeap {
         span.free.set(block);
         let used = span.used.get().wrapping_sub(1);
         span.used.set(used);
-        used as i32 <= 0 || span.listing.get() == Listing::Full
+        used as i32 <= 0 || span.listing.get() >= Listing::Full
     }
 
     fn after_free(&self, span: &Span, block: *mut u8) {
@@ -399,10 +480,14 @@ impl ThreadHeap {
         }
         match span.listing.get() {
             Listing::Full => {
-                span.listing.set(Listing::Available);
-                self.link(span);
+                self.link(span, Listing::Available);
+                scavenger::note_idle_memory();
             }
-            Listing::Available => {
+            Listing::Trimmed if span.used.get() > 0 => {
+                self.unlink(span);
+                self.link(span, Listing::Available);
+            }
+            Listing::Available | Listing::Trimmed => {
                 self.unlink(span);
                 keeping_errno(|| self.release(span));
             }
@@ -411,9 +496,16 @@ impl ThreadHeap {
         }
     }
 
-    fn link(&self, span: &Span) {
+    /// The list of a class in which spans of a listing are.
+    fn list(&self, class: u8, listing: Listing) -> &Cell<*mut Span> {
+        let shelf = &self.shelves[class as usize];
+        if listing == Listing::Trimmed { &shelf.trimmed } else { &shelf.available }
+    }
+
+    fn link(&self, span: &Span, listing: Listing) {
+        span.listing.set(listing);
         let this = ptr::from_ref(span).cast_mut();
-        let first = self.shelves[span.class.get() as usize].available.replace(this);
+        let first = self.list(span.class.get(), listing).replace(this);
         span.previous.set(ptr::null_mut());
         span.next.set(first);
         // SAFETY: spans in lists are ours.
@@ -427,7 +519,7 @@ impl ThreadHeap {
         // SAFETY: spans in lists are ours.
         match unsafe { previous.as_ref() } {
             Some(previous) => previous.next.set(next),
-            None => self.shelves[span.class.get() as usize].available.set(next),
+            None => self.list(span.class.get(), span.listing.get()).set(next),
         }
         // SAFETY: as above.
         if let Some(next) = unsafe { next.as_ref() } {
@@ -437,6 +529,10 @@ impl ThreadHeap {
 
     /// Returns the pages of a span without blocks in use, which is in no list.
     fn release(&self, span: &Span) {
+        if !span.use_all_again() {
+            // No memory for it now. It waits for the next time it is empty.
+            return self.link(span, Listing::Trimmed);
+        }
         let (start, len) = (span.start.get(), span.len.get());
         page_map::remove(start, len);
         self.give_span(ptr::from_ref(span).cast_mut());
@@ -462,22 +558,36 @@ impl ThreadHeap {
 
     /// Takes in the blocks that other threads freed.
     pub(crate) fn collect(&self) {
-        if self.shared.remote.load(Relaxed).is_null() {
-            return;
+        if !self.shared.remote.load(Relaxed).is_null() || !self.collected.get().is_null() {
+            self.collect_some(usize::MAX);
         }
-        let mut block = self.shared.remote.swap(ptr::null_mut(), Acquire);
-        while !block.is_null() {
-            // SAFETY: the list holds free blocks, linked by whoever freed them.
-            let next = unsafe { (*block).next.get() };
-            let span = page_map::find(block.cast());
-            // SAFETY: the block was found to be in a span of ours when it was freed, and the span
-            // is there as long as the block counts as used in it.
-            unsafe {
-                if self.put_back(&*span, block.cast()) {
-                    self.after_free(&*span, block.cast());
-                }
+    }
+
+    /// Takes in at most `limit` blocks that other threads freed; whether there are more.
+    fn collect_some(&self, mut limit: usize) -> bool {
+        let mut block = self.collected.get();
+        loop {
+            if block.is_null() {
+                block = self.shared.remote.swap(ptr::null_mut(), Acquire);
             }
-            block = next;
+            if block.is_null() || limit == 0 {
+                self.collected.set(block);
+                return !block.is_null();
+            }
+            limit -= 1;
+            // SAFETY: the list holds free blocks, linked by whoever freed them. Each was found to be
+            // in a span of ours when it was freed, and the span is there as long as the block counts
+            // as used in it.
+            unsafe {
+                let next = (*block).next.get();
+                let span = &*page_map::find(block.cast());
+                self.shelves[span.class.get() as usize].watch.note_change();
+                self.search.begin_class_anew();
+                if self.put_back(span, block.cast()) {
+                    self.after_free(span, block.cast());
+                }
+                block = next;
+            }
         }
     }
 

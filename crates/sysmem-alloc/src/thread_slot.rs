@@ -1,15 +1,20 @@
-//! One word of the calling thread, reached without a call.
+//! One word of the calling thread, reached without a call: where its heap is. It leads to a gate
+//! from the beginning, so that nobody has to ask whether there is one.
 //!
 //! `thread_local!` in a shared library calls `__tls_get_addr`, which costs more than the rest of an
-//! allocation. A symbol of our own in `.tbss`, read through the initial-exec model, costs one load
+//! allocation. A symbol of our own in `.tdata`, read through the initial-exec model, costs one load
 //! of its offset and one of the word; a linker that builds an executable turns the first into a
 //! constant. The model needs the library to be loaded when the program starts, which preloading
 //! is, or to fit in the room that the C library keeps for late comers (glibc keeps 1,664 bytes;
-//! this is eight).
+//! this is eight). Its initial value is an address, which the loader knows before it makes the
+//! thread-local variables of the first thread.
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
 mod initial_exec {
     use core::arch::{asm, global_asm};
+    use core::ptr;
+
+    use crate::gate::{Gate, UNBORN};
 
     #[cfg(target_arch = "x86_64")]
     macro_rules! object_type {
@@ -23,22 +28,35 @@ mod initial_exec {
             "%object"
         };
     }
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! address {
+        () => {
+            ".quad {unborn}"
+        };
+    }
+    #[cfg(target_arch = "aarch64")]
+    macro_rules! address {
+        () => {
+            ".xword {unborn}"
+        };
+    }
 
     global_asm!(
-        ".pushsection .tbss.sysmem_thread_slot, \"awT\", %nobits",
+        ".pushsection .tdata.sysmem_thread_slot, \"awT\", %progbits",
         ".globl sysmem_thread_slot",
         ".hidden sysmem_thread_slot",
         concat!(".type sysmem_thread_slot, ", object_type!()),
         ".size sysmem_thread_slot, 8",
         ".p2align 3",
         "sysmem_thread_slot:",
-        ".zero 8",
+        address!(),
         ".popsection",
+        unborn = sym UNBORN,
     );
 
     #[inline(always)]
-    pub(crate) fn get() -> usize {
-        let word: usize;
+    pub(crate) fn get() -> &'static Gate {
+        let word: *const Gate;
         // SAFETY: reads the thread's own word, through its offset from the thread pointer.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -62,10 +80,12 @@ mod initial_exec {
                 options(pure, readonly, nostack, preserves_flags),
             );
         }
-        word
+        // SAFETY: the initial value and every one that is set is a gate that lives forever.
+        unsafe { &*word }
     }
 
-    pub(crate) fn set(word: usize) {
+    pub(crate) fn set(gate: &'static Gate) {
+        let word = ptr::from_ref(gate);
         // SAFETY: writes the thread's own word, through its offset from the thread pointer.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -111,18 +131,20 @@ pub(crate) use initial_exec::{get, set};
 mod portable {
     extern crate std;
 
+    use crate::gate::{Gate, UNBORN};
+
     std::thread_local! {
         // Without a destructor, so that reading it registers nothing and allocates nothing.
-        static WORD: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+        static WORD: core::cell::Cell<&'static Gate> = const { core::cell::Cell::new(&UNBORN) };
     }
 
     #[inline]
-    pub(crate) fn get() -> usize {
+    pub(crate) fn get() -> &'static Gate {
         WORD.with(|word| word.get())
     }
 
-    pub(crate) fn set(word: usize) {
-        WORD.with(|slot| slot.set(word));
+    pub(crate) fn set(gate: &'static Gate) {
+        WORD.with(|slot| slot.set(gate));
     }
 }
 

@@ -98,6 +98,9 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) idle: usize,
     /// Pages that are neither in use nor free, because they are being given back.
     pub(crate) leaving: usize,
+    /// Bytes in use whose memory was given back, and whether more is just going.
+    pub(crate) given_back_in_use: usize,
+    pub(crate) giving_back_in_use: bool,
     pub(crate) counts: Counts,
     /// Regions that were taken out of the list and are being returned outside the lock.
     pub(crate) departing: usize,
@@ -128,6 +131,8 @@ pub(crate) struct Counts {
     pub(crate) releases: u64,
     pub(crate) failed_releases: u64,
     pub(crate) released_pages: u64,
+    /// In bytes.
+    pub(crate) released_in_use: u64,
 }
 
 impl<O: Os + Clone> PageHeap<O> {
@@ -145,6 +150,7 @@ impl<O: Os + Clone> PageHeap<O> {
             releases: 0,
             failed_releases: 0,
             released_pages: 0,
+            released_in_use: 0,
         };
         let pages = Pages {
             regions: Regions::new(),
@@ -153,6 +159,8 @@ impl<O: Os + Clone> PageHeap<O> {
             in_use: 0,
             idle: 0,
             leaving: 0,
+            given_back_in_use: 0,
+            giving_back_in_use: false,
             departing: 0,
             counts,
             idle_before_retry: 0,

@@ -9,7 +9,7 @@
 //! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
 //! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
 //! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) when
-//! (`scavenger`), how large it may be (`limit`), and a picture of it (`heap_map`).
+//! (`scavenger`), also of what stays in use (`in_use`), how large it may be (`limit`), and a picture of it (`heap_map`).
 #![no_std]
 
 #[cfg(test)]
@@ -19,6 +19,7 @@ mod bits;
 mod grow;
 mod heap;
 mod heap_map;
+mod in_use;
 mod limit;
 mod metadata;
 mod misuse;

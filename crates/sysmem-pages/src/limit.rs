@@ -8,11 +8,24 @@ use sysmem::{Error, ErrorKind, Limit, LockGuard, Operation, Os};
 
 use crate::heap::{PageHeap, Pages};
 
-/// In pages.
+/// In pages, of the size that is 1 << `shift`.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     soft: usize,
     hard: usize,
+    shift: u32,
+}
+
+impl Limits {
+    /// The pages in use that are in memory.
+    fn in_use<O: Os>(&self, pages: &Pages<O>) -> usize {
+        pages.in_use.saturating_sub(pages.given_back_in_use >> self.shift)
+    }
+
+    /// The pages that are in memory.
+    fn in_memory<O: Os>(&self, pages: &Pages<O>) -> usize {
+        self.in_use(pages) + pages.idle + pages.leaving
+    }
 }
 
 /// The locked heap, and the region and first page of a place in it.
@@ -30,7 +43,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// heap's own records do not count.
     pub fn set_limit(&self, soft: usize, hard: usize) {
         let shift = self.page_shift();
-        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift };
+        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift, shift };
         self.lock().limits = (soft.min(hard) != usize::MAX).then_some(limits);
     }
 
@@ -44,7 +57,9 @@ impl<O: Os + Clone> PageHeap<O> {
         let mut tries = 0;
         loop {
             let mut pages = self.lock();
-            if pages.limits.is_some_and(|limits| npages > limits.hard.saturating_sub(pages.in_use))
+            if pages
+                .limits
+                .is_some_and(|limits| npages > limits.hard.saturating_sub(limits.in_use(&pages)))
             {
                 return Err(self.refusal(&pages, npages));
             }
@@ -53,7 +68,7 @@ impl<O: Os + Clone> PageHeap<O> {
                 None => pages.grow(self, npages, align_pages)?,
             };
             let Some(limits) = pages.limits else { return Ok((pages, index, first)) };
-            let wanted = pages.wanted(index, first, npages);
+            let wanted = pages.wanted(limits, index, first, npages);
             // For the soft limit alone, once is enough.
             if wanted <= limits.soft || wanted <= limits.hard && tries > 0 {
                 return Ok((pages, index, first));
@@ -68,7 +83,7 @@ impl<O: Os + Clone> PageHeap<O> {
     }
 
     #[cold]
-    fn refusal(&self, pages: &Pages<O>, npages: usize) -> Error {
+    pub(crate) fn refusal(&self, pages: &Pages<O>, npages: usize) -> Error {
         let hard =
             pages.limits.map(|limits| Limit::Heap((limits.hard << self.page_shift()) as u64));
         let kind = ErrorKind::OutOfMemory { errno: None, limit: hard };
@@ -87,19 +102,26 @@ impl<O: Os + Clone> Pages<O> {
     }
 
     /// The pages that would be in memory if these were handed out.
-    fn wanted(&self, index: usize, first: usize, npages: usize) -> usize {
-        let missing = self.regions[index].pages.count_unbacked(first, npages);
-        self.in_use + self.idle + self.leaving + missing
+    fn wanted(&self, limits: Limits, index: usize, first: usize, npages: usize) -> usize {
+        limits.in_memory(self) + self.regions[index].pages.count_unbacked(first, npages)
     }
 
     /// Whether these pages may be handed out, as far as the hard limit goes.
     pub(crate) fn is_allowed(&self, index: usize, first: usize, npages: usize) -> bool {
-        self.limits.is_none_or(|limits| self.wanted(index, first, npages) <= limits.hard)
+        self.limits.is_none_or(|limits| self.wanted(limits, index, first, npages) <= limits.hard)
+    }
+
+    /// Whether the memory of as many bytes in use may come again, as far as the hard limit goes.
+    pub(crate) fn may_use_again(&self, bytes: usize) -> bool {
+        self.limits.is_none_or(|limits| {
+            limits.in_memory(self) + bytes.div_ceil(1 << limits.shift) <= limits.hard
+        })
     }
 
     /// The pages that may be idle under the soft limit.
     pub(crate) fn room_for_idle(&self) -> usize {
-        self.limits
-            .map_or(usize::MAX, |limits| limits.soft.saturating_sub(self.in_use + self.leaving))
+        self.limits.map_or(usize::MAX, |limits| {
+            limits.soft.saturating_sub(limits.in_use(self) + self.leaving)
+        })
     }
 }

@@ -112,6 +112,22 @@ impl Scavenger {
         next
     }
 
+    /// Has the owner do work of its own that gives memory back, and charges it to the same budget. If
+    /// nothing is left of that, the work is not done: how long to wait.
+    pub fn share_budget<O: Os + Clone, R>(
+        &mut self,
+        heap: &PageHeap<O>,
+        work: impl FnOnce() -> R,
+    ) -> Result<R, Duration> {
+        if let Some(wait) = self.budget.wait(heap.os.monotonic_time()) {
+            return Err(wait);
+        }
+        let began = heap.os.thread_cpu_time();
+        let result = work();
+        self.budget.spend(heap.os.thread_cpu_time().saturating_sub(began));
+        Ok(result)
+    }
+
     fn step_at<O: Os + Clone>(&mut self, now: Duration, heap: &PageHeap<O>) -> Option<Duration> {
         if let Some(wait) = self.budget.wait(now) {
             return Some(wait);

@@ -10,6 +10,8 @@ use crate::heap::Pages;
 pub struct Statistics {
     /// Handed out.
     pub in_use: u64,
+    /// What of that was given back by its owner, who has the pages still.
+    pub in_use_given_back: u64,
     /// The most that was handed out at one moment.
     pub peak_in_use: u64,
     /// Free, and as far as the heap knows in memory.
@@ -60,6 +62,7 @@ impl<O: Os + Clone> Pages<O> {
         let (soft_limit, hard_limit) = self.limit_bytes(shift);
         Statistics {
             in_use: bytes(self.in_use),
+            in_use_given_back: self.given_back_in_use as u64,
             peak_in_use: bytes(counts.peak_in_use),
             free_backed: bytes(self.idle),
             given_back: bytes(mapped - self.in_use - self.idle - self.leaving),
@@ -78,7 +81,7 @@ impl<O: Os + Clone> Pages<O> {
             returned_reservations: counts.returned_reservations,
             releases: counts.releases,
             failed_releases: counts.failed_releases,
-            released: counts.released_pages << shift,
+            released: (counts.released_pages << shift) + counts.released_in_use,
         }
     }
 }

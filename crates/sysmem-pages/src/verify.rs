@@ -3,6 +3,7 @@ use core::fmt;
 use sysmem::{Os, State};
 
 use crate::heap::{PageHeap, Pages};
+use crate::region::Region;
 
 /// Two records of a page heap that contradict each other: a defect of the heap, or its memory was
 /// overwritten.
@@ -41,13 +42,15 @@ impl<O: Os + Clone> PageHeap<O> {
         let pages = self.lock();
         pages.verify_regions()?;
         let statistics = pages.statistics(self.page_shift());
-        if pages.leaving != 0 || pages.departing != 0 {
+        if pages.leaving != 0 || pages.departing != 0 || pages.giving_back_in_use {
             return Ok(());
         }
+        let ready = statistics.in_use + statistics.free_backed - statistics.in_use_given_back;
+        let prepared = statistics.given_back + statistics.in_use_given_back;
         let (heap, metadata) = (self.accounts.heap.figures(), self.accounts.metadata.figures());
         for (what, kept, counted) in [
-            ("bytes Ready on its account", statistics.in_use + statistics.free_backed, heap.ready),
-            ("bytes Prepared on its account", statistics.given_back, heap.prepared),
+            ("bytes Ready on its account", ready, heap.ready),
+            ("bytes Prepared on its account", prepared, heap.prepared),
             ("bytes Reserved on its account", statistics.unmapped, heap.reserved),
             ("bytes Ready on its metadata account", statistics.metadata, metadata.ready),
         ] {
@@ -60,6 +63,7 @@ impl<O: Os + Clone> PageHeap<O> {
 impl<O: Os + Clone> Pages<O> {
     fn verify_regions(&self) -> Result<(), Inconsistency> {
         let (mut busy, mut idle, mut before) = (0, 0, 0);
+        let mut given_back_in_use = 0;
         for region in self.regions.iter() {
             let pages = &region.pages;
             if region.start < before {
@@ -75,8 +79,15 @@ impl<O: Os + Clone> Pages<O> {
             busy += pages.busy() as u64;
             idle += pages.idle() as u64;
             let mut at = 0;
-            while self.leaving == 0 && at < pages.npages() {
+            while self.leaving == 0 && !self.giving_back_in_use && at < pages.npages() {
                 let (kind, end) = pages.alike(at);
+                if kind.mapped && !kind.free {
+                    let (from, to) = (region.address_of(at).addr(), region.address_of(end).addr());
+                    given_back_in_use +=
+                        region.prepared_bytes(from - region.start, to - region.start);
+                    at = end;
+                    continue;
+                }
                 let expected = match (kind.mapped, kind.backed) {
                     (false, _) => State::Reserved,
                     (true, false) => State::Prepared,
@@ -100,8 +111,25 @@ impl<O: Os + Clone> Pages<O> {
                 at = end;
             }
         }
+        if self.leaving == 0 && !self.giving_back_in_use {
+            let kept = self.given_back_in_use as u64;
+            equal("bytes given back in use", 0, kept, given_back_in_use)?;
+        }
         equal("pages in use or leaving", 0, (self.in_use + self.leaving) as u64, busy)?;
         equal("pages free and backed", 0, self.idle as u64, idle)
+    }
+}
+
+impl<O: Os + Clone> Region<O> {
+    /// The bytes from one offset to another that are Prepared.
+    fn prepared_bytes(&self, mut at: usize, end: usize) -> u64 {
+        let mut bytes = 0;
+        while let Some((state, _, to)) = self.reservation().state(at).filter(|_| at < end) {
+            let to = to.min(end);
+            bytes += if state == State::Prepared { (to - at) as u64 } else { 0 };
+            at = to;
+        }
+        bytes
     }
 }
 

@@ -242,7 +242,8 @@ pub struct MallInfo2 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo2() -> MallInfo2 {
     let figures = heap::statistics();
-    let backed = figures.pages.in_use + figures.pages.free_backed;
+    let pages = figures.pages;
+    let backed = pages.in_use - pages.in_use_given_back + pages.free_backed;
     let in_use = figures.allocated_bytes.saturating_sub(figures.freed_bytes);
     MallInfo2 {
         arena: backed as usize,
@@ -270,9 +271,9 @@ pub extern "C" fn malloc_stats() {
          sysmem: given back    {:>14} bytes\n",
         figures.allocations,
         figures.frees,
-        figures.pages.in_use,
+        figures.pages.in_use - figures.pages.in_use_given_back,
         figures.pages.free_backed,
-        figures.pages.given_back,
+        figures.pages.given_back + figures.pages.in_use_given_back,
     );
     let left = rest.len();
     let len = line.len() - left;

@@ -230,6 +230,16 @@ pub trait ProcessControl: UnixCalls {
     fn process_control(&self, option: i32, argument: usize) -> Result<i32, Errno>;
 }
 
+/// Memory barriers on other threads: membarrier(2) of Linux 4.3.
+///
+/// # Safety
+///
+/// The kernel really does what `command` stands for when the call succeeds.
+pub unsafe trait Membarrier: UnixCalls {
+    /// Carries out `command`, without flags.
+    fn membarrier(&self, command: i32) -> Result<(), Errno>;
+}
+
 /// Which pages of a range are resident: mincore(2), which OpenBSD removed in 6.5.
 pub trait Mincore: UnixCalls {
     /// Fills `residency` with one byte a page of the range, whose bits are the kernel's.

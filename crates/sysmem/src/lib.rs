@@ -67,7 +67,7 @@ pub use lock::{Lock, LockGuard};
 pub use native::{Native, page_size};
 pub use os::capabilities::{
     CodeMemory, GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects,
-    Sealing, SystemMapping,
+    Sealing, SystemMapping, ThreadBarrier,
 };
 pub use os::{
     Contents, GiveBack, Inheritance, Os, PageRange, Placement, Policy, ReserveOptions,

@@ -11,8 +11,8 @@ use core::time::Duration;
 pub use super::unix::Kernel;
 use super::unix::{done, last_error, same, same_errno, timespec};
 use crate::calls::{
-    Files, Kernel as Name, NameMapping, PageRegion, PagemapScan, ProcessControl, ProcessMadvise,
-    WriteFiles,
+    Files, Kernel as Name, Membarrier, NameMapping, PageRegion, PagemapScan, ProcessControl,
+    ProcessMadvise, WriteFiles,
 };
 use crate::{Errno, PageRange};
 
@@ -135,6 +135,17 @@ impl ProcessControl for Kernel {
         // SAFETY: prctl(2) with numbers only. What options demand to be zero is.
         let answer = unsafe { libc::prctl(option, argument, 0usize, 0usize, 0usize) };
         if answer < 0 { Err(last_error()) } else { Ok(answer) }
+    }
+}
+
+// SAFETY: the call is the kernel's own.
+unsafe impl Membarrier for Kernel {
+    fn membarrier(&self, command: i32) -> Result<(), Errno> {
+        // SAFETY: membarrier(2) takes numbers only.
+        if unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } < 0 {
+            return Err(last_error());
+        }
+        Ok(())
     }
 }
 

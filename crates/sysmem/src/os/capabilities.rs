@@ -1,9 +1,12 @@
 //! What only some systems do, each a trait of its own that an [`Os`] may have.
 
+mod barrier;
 mod elsewhere;
 
 use core::fmt;
 use core::ptr::{self, NonNull};
+
+pub use barrier::ThreadBarrier;
 
 use crate::os::ReserveOptions;
 use crate::{Error, ErrorKind, Operation, Os, PageRange, Protection};

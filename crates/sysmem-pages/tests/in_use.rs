@@ -1,0 +1,117 @@
+//! Memory of runs that stay in use: it goes, it comes again, and every book says so.
+
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Backing, Call, Faulty, Settings, Simulated};
+use sysmem::{Errno, ErrorKind, Limit, Os, PageRange};
+use sysmem_pages::{Accounts, Options, PAGE, PageHeap, ReleaseOnFree, Run};
+
+const MIB: usize = 1 << 20;
+const SYSTEM_PAGE: usize = 4096;
+
+fn heap_on<K>(kernel: &K) -> PageHeap<Linux<K>>
+where
+    K: Clone,
+    Linux<K>: Os,
+{
+    let accounts = Box::leak(Box::new(Accounts::new("in use", "records")));
+    let options = Options::new().release_on_free(ReleaseOnFree::Never);
+    PageHeap::new(Linux::new(kernel.clone()), accounts, options)
+}
+
+fn simulated() -> Simulated {
+    Simulated::new(Settings { backing: Backing::Real, ..Settings::heap(1 << 30) })
+}
+
+/// Every second page of the system in a run.
+fn every_second(run: Run) -> Vec<PageRange> {
+    (0..run.npages * PAGE / SYSTEM_PAGE)
+        .step_by(2)
+        .map(|page| {
+            PageRange::new(run.start.as_ptr().wrapping_add(page * SYSTEM_PAGE), SYSTEM_PAGE)
+        })
+        .collect()
+}
+
+#[test]
+fn what_goes_is_zero_when_it_comes_again_and_its_neighbours_are_untouched() {
+    let heap = heap_on(&simulated());
+    // Two reservations, so that a call has parts.
+    let runs = [heap.allocate(64, PAGE).unwrap(), heap.allocate(64 * MIB / PAGE, PAGE).unwrap()];
+    let mut ranges = Vec::new();
+    for run in runs {
+        // SAFETY: the run is Ready and ours.
+        unsafe { run.start.write_bytes(7, 64 * PAGE) };
+        ranges.extend(every_second(Run { npages: 64, ..run }));
+    }
+    let bytes = (ranges.len() * SYSTEM_PAGE) as u64;
+    let before = heap.statistics();
+    // SAFETY: the ranges lie in runs of ours, and nothing touches them.
+    assert_eq!(unsafe { heap.give_back_in_use(&ranges) }, ranges.len());
+    let now = heap.statistics();
+    assert_eq!((now.in_use, now.in_use_given_back), (before.in_use, bytes));
+    assert_eq!(now.released - before.released, bytes);
+    heap.verify().unwrap();
+
+    for &range in &ranges {
+        // SAFETY: the range was given back.
+        unsafe { heap.use_again(range) }.unwrap();
+        // SAFETY: both are Ready and ours.
+        unsafe {
+            assert_eq!((range.start.read(), range.start.add(SYSTEM_PAGE - 1).read()), (0, 0));
+            assert_eq!(range.start.add(SYSTEM_PAGE).read(), 7);
+        }
+    }
+    assert_eq!(heap.statistics().in_use_given_back, 0);
+    heap.verify().unwrap();
+}
+
+#[test]
+fn memory_that_went_leaves_room_under_a_hard_limit_and_comes_again_only_within_it() {
+    let heap = heap_on(&simulated());
+    heap.set_limit(usize::MAX, 8 * MIB);
+    let run = heap.allocate(8 * MIB / PAGE, PAGE).unwrap();
+    assert!(heap.allocate(1, PAGE).is_err());
+    let range = PageRange::new(run.start.as_ptr(), 2 * MIB);
+    // SAFETY: the range lies in a run of ours, and nothing touches it.
+    assert_eq!(unsafe { heap.give_back_in_use(&[range]) }, 1);
+    let other = heap.allocate(MIB / PAGE, PAGE).unwrap();
+    // SAFETY: the range was given back.
+    let error = unsafe { heap.use_again(range) }.unwrap_err();
+    let limit = Some(Limit::Heap(8 * MIB as u64));
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory { errno: None, limit }, "{error}");
+    heap.verify().unwrap();
+    // SAFETY: the run is not used any more; the range was given back.
+    unsafe {
+        heap.free(other.start, other.npages).unwrap();
+        heap.release_all();
+        heap.use_again(range).unwrap();
+    }
+    heap.verify().unwrap();
+}
+
+#[test]
+fn a_refusal_says_how_many_ranges_went_and_the_books_stay_true() {
+    for refused_at in 0..4 {
+        let kernel = Faulty::new(simulated());
+        let heap = heap_on(&kernel);
+        let run = heap.allocate(64, PAGE).unwrap();
+        // SAFETY: the run is Ready and ours.
+        unsafe { run.start.write_bytes(7, 64 * PAGE) };
+        let ranges = every_second(run);
+        let mut seen = 0;
+        kernel.fail_when(move |_, call| {
+            let gives_back = matches!(call, Call::Madvise { .. } | Call::ProcessMadvise { .. });
+            seen += usize::from(gives_back);
+            (gives_back && seen > refused_at).then_some(Errno(12))
+        });
+        // SAFETY: the ranges lie in a run of ours, and nothing touches them.
+        let gone = unsafe { heap.give_back_in_use(&ranges) };
+        assert!(gone < ranges.len() || refused_at > 0, "{refused_at}: {gone}");
+        assert_eq!(heap.statistics().in_use_given_back, (gone * SYSTEM_PAGE) as u64);
+        for (number, range) in ranges.iter().enumerate() {
+            // SAFETY: what did not go is Ready.
+            assert!(number < gone || unsafe { range.start.read() } == 7);
+        }
+        heap.verify().unwrap();
+    }
+}
