@@ -41,6 +41,7 @@ mod lifecycle;
 mod metadata;
 mod misuse;
 mod page_map;
+pub mod samples;
 mod sampling;
 mod scavenger;
 mod size_class;

@@ -14,6 +14,7 @@ mod page;
 mod picture;
 mod preloadable;
 mod probe;
+mod profile;
 mod refusal;
 mod report;
 mod run;
@@ -67,6 +68,16 @@ struct RunArguments {
     /// docs/report.md).
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+
+    /// Also write a profile of who holds the memory to FILE: folded stacks where its name ends in
+    /// .folded, else in the format of pprof (described in docs/profile.md). May be given twice.
+    #[arg(long, value_name = "FILE")]
+    profile: Vec<PathBuf>,
+
+    /// The mean number of bytes from one sampled allocation to the next, with K or M for KiB or MiB.
+    #[arg(long, value_name = "BYTES", default_value = "512K", value_parser = interval)]
+    #[arg(requires = "profile")]
+    profile_interval: u64,
 
     /// The allocator as a library to preload [default: looked for beside this command].
     #[arg(long, value_name = "PATH")]
@@ -140,6 +151,20 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
     seconds
         .map(std::time::Duration::from_secs_f64)
         .ok_or_else(|| "give a number of seconds from 0.01 to 86400".to_owned())
+}
+
+/// A number of bytes from 1 to 2^40, with K, M or G for powers of 1024.
+fn interval(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if text.ends_with('K') => (digits, 10),
+        Some(digits) if text.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| (1..=1 << 40).contains(bytes))
+        .ok_or_else(|| "give a number of bytes, as 65536, 512K or 4M".to_owned())
 }
 
 /// Where the C library starts the command.

@@ -475,6 +475,8 @@ pub mod tests {
         let arguments = RunArguments {
             json: None,
             report: None,
+            profile: Vec::new(),
+            profile_interval: 1,
             library: None,
             quiet: false,
             program: vec!["sort".into(), "-n".into()],

@@ -5,6 +5,7 @@ use crate::figures::FiguresFile;
 use crate::library::Library;
 use crate::page;
 use crate::preloadable;
+use crate::profile::Profiler;
 use crate::refusal::Refusal;
 use crate::report::{Published, Report};
 use crate::sample::{Sampled, Sampler};
@@ -23,6 +24,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use sysmem_alloc::figures::VARIABLE;
+use sysmem_alloc::samples;
 
 /// How the program ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,16 +61,23 @@ pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
     let mut figures = FiguresFile::create()
         .map_err(|error| Refusal::own(format!("cannot make the file for figures: {error}")))?;
 
+    let mut profiler = match &arguments.profile[..] {
+        [] => None,
+        out => Some(Profiler::create(arguments.profile_interval, out, &library.path)?),
+    };
+
     let signals = Signals::hold();
     let began_ns = monotonic_ns();
     let began = Instant::now();
-    let program = start(&path, arguments, &library, &figures, &signals)?;
+    let program = start(&path, arguments, &library, &figures, profiler.as_ref(), &signals)?;
     let courses = json.is_some() || page.is_some();
     let sampler = Sampler::new(program, began, courses);
-    let watched = watch(program, sampler, &signals, &mut figures)?;
+    let watched = watch(program, sampler, &signals, &mut figures, &mut profiler)?;
     let (images, turned_away) = (figures.images(), figures.turned_away());
+    let profiled = profiler.map(|profiler| profiler.finish(&images, watched.wall));
     let published = Published { images, turned_away, began_ns };
-    let report = Report::new(arguments, &path, &library.path, watched, published);
+    let mut report = Report::new(arguments, &path, &library.path, watched, published);
+    report.notes.extend(profiled.unwrap_or_default());
     if !arguments.quiet {
         // The program's status matters more than whether anyone reads this.
         let _ = io::stderr().write_all(text::render(&report, text::Style::of_stderr()).as_bytes());
@@ -101,6 +110,7 @@ fn start(
     arguments: &RunArguments,
     library: &Library,
     figures: &FiguresFile,
+    profiler: Option<&Profiler>,
     signals: &Signals,
 ) -> Result<Pid, Refusal> {
     let others = std::env::var_os("LD_PRELOAD");
@@ -110,6 +120,12 @@ fn start(
         .args(&arguments.program[1..])
         .env("LD_PRELOAD", library.preload_before(others.as_deref()))
         .env(OsStr::from_bytes(VARIABLE.to_bytes()), figures.path());
+    // One of another run around this one would lead to the samples of that run.
+    let samples = OsStr::from_bytes(samples::VARIABLE.to_bytes());
+    match profiler {
+        Some(profiler) => command.env(samples, profiler.path()),
+        None => command.env_remove(samples),
+    };
     let (own, inherited) = (rustix::process::getpid(), signals.inherited);
     // SAFETY: between fork and exec only async-signal-safe calls are made, on copies.
     unsafe {
@@ -135,11 +151,16 @@ fn watch(
     mut sampler: Sampler,
     signals: &Signals,
     figures: &mut FiguresFile,
+    profiler: &mut Option<Profiler>,
 ) -> Result<Watched, Refusal> {
     let mut next_sample = Instant::now() + sampler.interval();
     let mut stopped = false;
     loop {
-        let taken = signals.take(next_sample.saturating_duration_since(Instant::now()));
+        let mut wait = next_sample.saturating_duration_since(Instant::now());
+        if let Some(profiler) = profiler {
+            wait = wait.min(profiler.pause);
+        }
+        let taken = signals.take(wait);
         while let Some(change) = next_change() {
             let change = change.map_err(|error| {
                 Refusal::own(format!("lost the program while waiting for it: {error}"))
@@ -168,6 +189,9 @@ fn watch(
             if wakes || taken.is_for_program(program) {
                 taken.send_to(program);
             }
+        }
+        if let Some(profiler) = profiler {
+            profiler.collect();
         }
         if Instant::now() >= next_sample {
             sampler.take(figures);

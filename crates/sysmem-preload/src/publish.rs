@@ -7,6 +7,7 @@
 //! command says so in its report.
 
 mod picture;
+mod samples;
 
 use core::ffi::{CStr, c_int};
 use core::mem::MaybeUninit;
@@ -16,6 +17,7 @@ use sysmem::native::keeping_errno;
 use sysmem_alloc::figures::{
     self, ClassFigures, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot,
 };
+use sysmem_alloc::samples::Samples;
 use sysmem_alloc::{Occasion, SIZE_CLASSES};
 
 /// How often the allocator's figures are published at most.
@@ -42,30 +44,35 @@ static BEFORE_FORK: [AtomicU64; HeapFigures::COUNT] =
 static CLASSES_BEFORE_FORK: [[AtomicU64; ClassFigures::COUNT]; SIZE_CLASSES + 1] =
     [const { [const { AtomicU64::new(0) }; ClassFigures::COUNT] }; SIZE_CLASSES + 1];
 
-/// Maps the file that the environment names and claims a slot in it; for the library's
-/// constructor. Does nothing in a setuid program, whose environment is not to be trusted.
+/// Maps the files that the environment names and claims a slot in them; for the library's
+/// constructor.
 pub fn open_from_environment() {
     keeping_errno(|| {
-        // SAFETY: getauxval takes no pointers.
-        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        let Some(path) = variable(figures::VARIABLE, figures::FILE_NAME) else { return };
+        let Some(figures) = map::<Figures>(path, |figures| figures.header.is_ours()) else {
             return;
-        }
-        // SAFETY: the name is a C string; constructors run before the program has threads that
-        // could change the environment.
-        let path = unsafe { libc::getenv(figures::VARIABLE.as_ptr()) };
-        if path.is_null() {
-            return;
-        }
-        // SAFETY: getenv returned a C string, which stays until the environment changes.
-        let path = unsafe { CStr::from_ptr(path) };
-        if !names_a_figures_file(path) {
-            return;
-        }
-        if let Some(figures) = map(path) {
-            FIGURES.store(ptr::from_ref(figures).cast_mut(), Ordering::Release);
-            claim_slot(figures);
-        }
+        };
+        FIGURES.store(ptr::from_ref(figures).cast_mut(), Ordering::Release);
+        claim_slot(figures);
+        samples::open_from_environment();
     });
+}
+
+/// The path in a variable, if it leads to a memory file of the command's. In a setuid program there
+/// is none, because its environment is not to be trusted.
+fn variable(name: &CStr, file_name: &str) -> Option<&'static CStr> {
+    // SAFETY: getauxval takes no pointers.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        return None;
+    }
+    // SAFETY: the name is a C string; constructors run before the program has threads that could
+    // change the environment.
+    let path = unsafe { libc::getenv(name.as_ptr()) };
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: getenv returned a C string, which stays until the environment changes.
+    Some(unsafe { CStr::from_ptr(path) }).filter(|path| names_a_file(path, file_name))
 }
 
 /// Publishes the allocator's figures if the last time is long enough ago; cheap enough for the
@@ -82,7 +89,8 @@ pub fn publish_if_due(occasion: Occasion) {
     keeping_errno(|| {
         let Some(slot) = own_slot() else { return };
         let heap = store_heap(slot);
-        let rarely = falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
+        // The scavenger opens no files: its rights may be others than the program's by now.
+        let rarely = occasion == Occasion::Busy && falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
         if rarely {
             store_kernel(slot, false);
             store_classes(slot);
@@ -105,6 +113,7 @@ pub fn after_fork_in_child() {
         }
         picture::begin();
         claim_slot(figures);
+        samples::after_fork_in_child();
     });
 }
 
@@ -113,6 +122,7 @@ pub fn after_fork_in_child() {
 pub fn at_exit() {
     keeping_errno(|| {
         let Some(slot) = own_slot() else { return };
+        samples::tell_mappings();
         SLOT.store(ptr::null_mut(), Ordering::Relaxed);
         // Another thread is soon done; one that a signal handler interrupted never is.
         for _ in 0..LAST_TRIES {
@@ -181,22 +191,25 @@ fn heap_figures() -> Option<HeapFigures> {
     Some(figures)
 }
 
-/// Whether the path leads to the command's memory file. Looked at before it is opened: the command
+/// Whether the path leads to a memory file of that name. Looked at before it is opened: the command
 /// may be gone and its number may name any file of another process by now.
-fn names_a_figures_file(path: &CStr) -> bool {
+fn names_a_file(path: &CStr, file_name: &str) -> bool {
     let mut target = [0; 64];
     // SAFETY: readlink writes at most the length given into the buffer.
     let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
     let target = target.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&[]);
-    target
-        .strip_prefix(b"/memfd:")
-        .is_some_and(|name| name.starts_with(figures::FILE_NAME.as_bytes()))
+    target.strip_prefix(b"/memfd:").is_some_and(|name| name.starts_with(file_name.as_bytes()))
 }
 
-/// Maps the file shared and for good, and closes it.
-fn map(path: &CStr) -> Option<&'static Figures> {
+/// A memory file as a whole, for which any bytes are valid.
+trait Layout {}
+impl Layout for Figures {}
+impl Layout for Samples {}
+
+/// Maps a file shared and for good, and closes it.
+fn map<T: Layout>(path: &CStr, is_ours: impl FnOnce(&T) -> bool) -> Option<&'static T> {
     let file = open(path, libc::O_RDWR)?;
-    let length = size_of::<Figures>();
+    let length = size_of::<T>();
     let mut about = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: `about` is a stat to write to, and all zeros are a valid one.
     let fits = unsafe {
@@ -214,17 +227,17 @@ fn map(path: &CStr) -> Option<&'static Figures> {
     if mapping == libc::MAP_FAILED {
         return None;
     }
-    // SAFETY: the mapping has the length of `Figures`, page aligned, of words for which any bytes
+    // SAFETY: the mapping has the length of the layout, page aligned, of words for which any bytes
     // are valid; the file was sealed against shrinking by the command that made it.
-    let figures = unsafe { &*mapping.cast::<Figures>() };
-    if !figures.header.is_ours() {
+    let layout = unsafe { &*mapping.cast::<T>() };
+    if !is_ours(layout) {
         // SAFETY: the mapping is ours and the reference to it ends here.
         unsafe { libc::munmap(mapping, length) };
         return None;
     }
     // SAFETY: the range is the mapping; the advice keeps other processes' figures out of core dumps.
     unsafe { libc::madvise(mapping, length, libc::MADV_DONTDUMP) };
-    Some(figures)
+    Some(layout)
 }
 
 /// Claims a slot, fills it and makes it this process's own.
@@ -258,6 +271,13 @@ fn own_slot() -> Option<&'static Slot> {
     // SAFETY: getpid takes nothing and cannot fail.
     let pid = unsafe { libc::getpid() } as u64;
     (slot.pid.load(Ordering::Relaxed) == pid).then_some(slot)
+}
+
+/// The place of this process's slot in the file.
+fn own_slot_number() -> Option<usize> {
+    let slot = ptr::from_ref(own_slot()?).addr();
+    let first = ptr::from_ref(&figures_file()?.slots).addr();
+    Some((slot - first) / size_of::<Slot>())
 }
 
 /// Stores what the allocator says, and returns it, if it can say it now.
@@ -356,6 +376,31 @@ fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
     }
     close(file);
     &buffer[..filled]
+}
+
+/// Hands each line of a file to `each`, without its end; a line of more than the buffer is cut.
+fn lines(path: &CStr, each: &mut dyn FnMut(&[u8])) {
+    let Some(file) = open(path, libc::O_RDONLY) else { return };
+    let mut buffer = [0_u8; 8192];
+    let mut filled = 0;
+    loop {
+        let rest = &mut buffer[filled..];
+        // SAFETY: read writes at most the length given into the rest of the buffer.
+        let got = unsafe { libc::syscall(libc::SYS_read, file, rest.as_mut_ptr(), rest.len()) };
+        let Some(got) = usize::try_from(got).ok().filter(|&got| got > 0) else { break };
+        filled += got;
+        let mut begins = 0;
+        while let Some(end) = buffer[begins..filled].iter().position(|&byte| byte == b'\n') {
+            each(&buffer[begins..begins + end]);
+            begins += end + 1;
+        }
+        if begins == 0 && filled == buffer.len() {
+            begins = filled;
+        }
+        buffer.copy_within(begins..filled, 0);
+        filled -= begins;
+    }
+    close(file);
 }
 
 fn open(path: &CStr, access: c_int) -> Option<c_int> {

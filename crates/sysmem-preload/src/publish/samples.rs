@@ -1,0 +1,151 @@
+//! Leaves sampled allocations in the file that `sysmem run --profile` made.
+//!
+//! All that is done in the middle of an allocation is to copy: registers and the upper end of the
+//! stack. Who called whom is found out by the command, which may allocate and read files. The
+//! copy is made by the kernel (process_vm_readv(2)), because nobody knows where a stack ends: it may
+//! be a coroutine's or a signal handler's, and the page behind it may not be there.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use sysmem_alloc::Recorder;
+use sysmem_alloc::samples::{self, MAPPINGS, Registers, STACK, Sample, Samples};
+
+use super::{clock_ns, own_slot_number};
+
+/// Pages end where the kernel's copy may have to stop.
+const PAGE: usize = 4096;
+
+static SAMPLES: AtomicPtr<Samples> = AtomicPtr::new(ptr::null_mut());
+/// Samples up to this name were taken by the process of which this one is a fork.
+static BEFORE_FORK: AtomicU64 = AtomicU64::new(0);
+
+static RECORDER: Recorder = Recorder { allocated, freed };
+
+/// Maps the file that the environment names, and begins to sample.
+pub(super) fn open_from_environment() {
+    let Some(path) = super::variable(samples::VARIABLE, samples::FILE_NAME) else { return };
+    let Some(file) = super::map::<Samples>(path, |samples| samples.header.is_ours()) else {
+        return;
+    };
+    SAMPLES.store(ptr::from_ref(file).cast_mut(), Ordering::Release);
+    tell_mappings();
+    let interval = file.header.interval.load(Ordering::Relaxed) as usize;
+    sysmem_alloc::start_sampling(interval, &RECORDER);
+}
+
+/// In the child of a fork, once it has a slot of its own.
+pub(super) fn after_fork_in_child() {
+    if let Some(samples) = file() {
+        let named = samples.header.named.load(Ordering::Relaxed);
+        BEFORE_FORK.store(named, Ordering::Relaxed);
+        tell_mappings();
+    }
+}
+
+fn file() -> Option<&'static Samples> {
+    // SAFETY: the pointer is null or a mapping that is never unmapped.
+    unsafe { SAMPLES.load(Ordering::Acquire).as_ref() }
+}
+
+/// Writes down where code lies in this process: the lines of executable files.
+pub(super) fn tell_mappings() {
+    let (Some(samples), Some(slot)) = (file(), own_slot_number()) else { return };
+    samples.write_mappings(slot, |text| {
+        let mut length = 0;
+        super::lines(c"/proc/self/maps", &mut |line| {
+            let mut fields = line.split(|&byte| byte == b' ');
+            let executable = fields.nth(1).is_some_and(|rights| rights.get(2) == Some(&b'x'));
+            let end = length + line.len() + 1;
+            if executable && line.contains(&b'/') && end <= MAPPINGS {
+                text[length..end - 1].copy_from_slice(line);
+                text[end - 1] = b'\n';
+                length = end;
+            }
+        });
+        length
+    });
+}
+
+#[inline(never)]
+fn allocated(requested: usize, block: usize) -> u64 {
+    let (Some(samples), Some(slot)) = (file(), own_slot_number()) else { return 0 };
+    let registers = registers();
+    samples.leave(|sample| {
+        // SAFETY: getpid takes nothing and cannot fail.
+        sample.pid = unsafe { libc::getpid() } as u32;
+        sample.slot = slot as u32;
+        sample.time_ns = clock_ns(libc::CLOCK_MONOTONIC);
+        sample.requested = requested as u64;
+        sample.block = block as u64;
+        sample.registers = registers;
+        sample.stack_bytes = copy_stack(sample) as u64;
+    })
+}
+
+fn freed(name: u64) {
+    // What the parent allocated before the fork is the parent's to free.
+    if name <= BEFORE_FORK.load(Ordering::Relaxed) {
+        return;
+    }
+    if let Some(samples) = file() {
+        samples.leave_free(name, clock_ns(libc::CLOCK_MONOTONIC));
+    }
+}
+
+/// The registers here. Inlined, so that they are those of a frame that is still there when its
+/// stack is copied.
+#[inline(always)]
+fn registers() -> Registers {
+    let mut registers = Registers::default();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads registers.
+    unsafe {
+        core::arch::asm!(
+            "lea {instruction}, [rip]",
+            "mov {stack}, rsp",
+            "mov {frame}, rbp",
+            instruction = out(reg) registers.instruction,
+            stack = out(reg) registers.stack,
+            frame = out(reg) registers.frame,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: reads registers.
+    unsafe {
+        core::arch::asm!(
+            "adr {instruction}, .",
+            "mov {stack}, sp",
+            "mov {frame}, x29",
+            instruction = out(reg) registers.instruction,
+            stack = out(reg) registers.stack,
+            frame = out(reg) registers.frame,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    registers
+}
+
+/// Copies the stack from the stack pointer up, as far as it goes; how many bytes that were.
+fn copy_stack(sample: &mut Sample) -> usize {
+    let from = sample.registers.stack as usize;
+    // The kernel copies whole pieces or none of them (process_vm_readv(2)): a piece for each page.
+    let mut pieces =
+        [const { libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 } }; STACK / PAGE + 2];
+    let (mut at, mut count) = (from, 0);
+    while at < from + STACK && count < pieces.len() {
+        let end = ((at / PAGE + 1) * PAGE).min(from + STACK);
+        pieces[count].iov_base = ptr::with_exposed_provenance_mut(at);
+        pieces[count].iov_len = end - at;
+        at = end;
+        count += 1;
+    }
+    let into = libc::iovec { iov_base: sample.stack.as_mut_ptr().cast(), iov_len: STACK };
+    // SAFETY: writes at most the length of the buffer; what cannot be read ends the copy.
+    let copied = unsafe {
+        let own = libc::getpid();
+        let (pieces, count) = (pieces.as_ptr(), count as libc::c_ulong);
+        libc::syscall(libc::SYS_process_vm_readv, own, &into, 1_usize, pieces, count, 0_usize)
+    };
+    usize::try_from(copied).unwrap_or(0).min(STACK)
+}
