@@ -444,3 +444,17 @@ pub unsafe trait VirtualMemory: Calls {
     /// Bytes that all processes together may commit: `GlobalMemoryStatusEx`.
     fn commit_limit(&self) -> Option<u64>;
 }
+
+/// Large pages of Windows, which a process may have that holds the privilege to lock memory.
+pub trait LargePages: VirtualMemory {
+    /// `GetLargePageMinimum`; zero where the processor has none.
+    fn large_page_size(&self) -> usize;
+
+    /// Whether `SeLockMemoryPrivilege` is switched on for the process; `None` where the system does
+    /// not tell.
+    fn lock_memory_privilege(&self) -> Option<bool>;
+
+    /// Switches it: `AdjustTokenPrivileges`. `ERROR_NOT_ALL_ASSIGNED` where the user has not been
+    /// given it.
+    fn switch_lock_memory_privilege(&self, on: bool) -> Result<(), Errno>;
+}

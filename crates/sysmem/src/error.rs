@@ -31,6 +31,8 @@ impl fmt::Display for Errno {
 #[allow(missing_docs)] // Each is the operation of that name.
 pub enum Operation {
     Alloc,
+    /// Allocating huge pages.
+    AllocHuge,
     Reserve,
     Map,
     Used,
@@ -63,6 +65,7 @@ impl Operation {
     fn name(self) -> &'static str {
         match self {
             Operation::Alloc => "alloc",
+            Operation::AllocHuge => "alloc huge pages",
             Operation::Reserve => "reserve",
             Operation::Map => "map",
             Operation::Used => "used",
@@ -104,6 +107,8 @@ pub enum Limit {
     /// The commit limit of a system that does not overcommit, in bytes (`CommitLimit` in
     /// /proc/meminfo on Linux; swap on FreeBSD with bit 0 of `vm.overcommit`).
     Commit(u64),
+    /// The huge pages that the system has set aside (`vm.nr_hugepages` on Linux).
+    HugePages(u64),
     /// The memory limit that the owner of a page heap set, in bytes.
     Heap(u64),
 }
@@ -160,6 +165,11 @@ pub enum ErrorKind {
     Lost,
     /// This system or this kernel does not have it.
     NotSupported,
+    /// The user may not: it takes a privilege that an administrator grants.
+    NoPrivilege {
+        /// The privilege, as the system calls it, and where it is granted.
+        privilege: &'static str,
+    },
     /// It can only be set when the system boots.
     SetAtBoot {
         /// The setting, as the boot loader calls it.
@@ -257,6 +267,9 @@ impl fmt::Display for Limit {
             Limit::Commit(bytes) => {
                 write!(f, "the system does not overcommit and its commit limit is {}", Human(bytes))
             }
+            Limit::HugePages(count) => {
+                write!(f, "the system has set {count} huge pages aside (raise vm.nr_hugepages)")
+            }
             Limit::Heap(bytes) => write!(f, "the memory limit of the heap is {}", Human(bytes)),
         }
     }
@@ -335,6 +348,9 @@ impl fmt::Display for ErrorKind {
                 "the range was lost in a replacement that failed half way; forget the reservation",
             ),
             ErrorKind::NotSupported => f.write_str("this system does not have it"),
+            ErrorKind::NoPrivilege { privilege } => {
+                write!(f, "the user has not the privilege it takes: {privilege}")
+            }
             ErrorKind::SetAtBoot { tunable } => write!(
                 f,
                 "the system takes it only when it boots; set {tunable} in /boot/loader.conf and \

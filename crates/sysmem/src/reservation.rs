@@ -89,8 +89,19 @@ impl<O: Os> Reservation<O> {
     #[doc(alias = "sysAllocOS")]
     #[track_caller]
     pub fn alloc_in(os: O, len: usize, account: &'static Account) -> Result<Reservation<O>, Error> {
+        Self::obtain_in(os, len, account, |os| os.alloc(len))
+    }
+
+    /// None → Ready: takes in the memory that `alloc` gets from `os`.
+    #[track_caller]
+    pub(crate) fn obtain_in(
+        os: O,
+        len: usize,
+        account: &'static Account,
+        alloc: impl FnOnce(&O) -> Result<NonNull<u8>, Error>,
+    ) -> Result<Reservation<O>, Error> {
         let room = os.registry().room(&os)?;
-        let start = os.alloc(len)?;
+        let start = alloc(&os)?;
         let page = Page::new(State::Ready, Protection::ReadWrite);
         let entry = room.enter(start, len, Policy::DEFAULT, page, account);
         account.obtain(State::Ready, len);

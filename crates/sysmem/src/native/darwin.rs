@@ -31,6 +31,8 @@ const _: () = {
     use crate::os::darwin::{VM_FLAGS_ANYWHERE, VM_FLAGS_FIXED};
     assert!(VM_FLAGS_FIXED == libc::VM_FLAGS_FIXED);
     assert!(VM_FLAGS_ANYWHERE == libc::VM_FLAGS_ANYWHERE);
+    use crate::os::darwin::superpages::VM_FLAGS_SUPERPAGE_SIZE_2MB;
+    assert!(VM_FLAGS_SUPERPAGE_SIZE_2MB == libc::VM_FLAGS_SUPERPAGE_SIZE_2MB);
 };
 
 const VM_REGION_BASIC_INFO_64: c_int = 9;

@@ -32,6 +32,7 @@ same!(crate::os::linux: MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE, RLIMI
 same!(crate::os::linux: MADV_DONTNEED, MADV_FREE, MADV_DONTFORK, MADV_DOFORK, MADV_HUGEPAGE);
 same!(crate::os::linux: MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK);
 same!(crate::os::linux: MADV_KEEPONFORK, MADV_DONTNEED_LOCKED, MADV_COLLAPSE);
+same!(crate::os::linux: MADV_NORMAL, MADV_RANDOM, MAP_HUGETLB);
 same!(crate::os::linux::huge: PR_SET_THP_DISABLE, PR_GET_THP_DISABLE);
 // Not held: MADV_GUARD_INSTALL and MADV_GUARD_REMOVE, which the libc crate (0.2.191) lacks.
 same_errno!(crate::os::linux: ENOSYS);

@@ -1,5 +1,7 @@
 //! The running Windows kernel.
 
+#[path = "windows/privilege.rs"]
+mod privilege;
 #[path = "windows/statistics.rs"]
 mod statistics;
 
@@ -55,6 +57,15 @@ same!(MEM_COMMIT, MEM_RESERVE, MEM_DECOMMIT, MEM_RELEASE, MEM_RESET);
 same_error!(ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_INVALID_ADDRESS);
 same_error!(ERROR_NO_SYSTEM_RESOURCES, ERROR_COMMITMENT_LIMIT);
 same!(FILE_MAP_READ, FILE_MAP_WRITE, FILE_MAP_EXECUTE);
+const _: () = assert!(numbers::large_pages::MEM_LARGE_PAGES == memory::MEM_LARGE_PAGES);
+const _: () = {
+    use numbers::large_pages::{
+        ERROR_INVALID_PARAMETER, ERROR_NOT_ALL_ASSIGNED, ERROR_PRIVILEGE_NOT_HELD,
+    };
+    assert!(ERROR_INVALID_PARAMETER.0 as u32 == foundation::ERROR_INVALID_PARAMETER);
+    assert!(ERROR_NOT_ALL_ASSIGNED.0 as u32 == foundation::ERROR_NOT_ALL_ASSIGNED);
+    assert!(ERROR_PRIVILEGE_NOT_HELD.0 as u32 == foundation::ERROR_PRIVILEGE_NOT_HELD);
+};
 same!(PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, PAGE_EXECUTE_READ);
 const _: () = assert!(size_of::<WorkingSetPage>() == size_of::<PSAPI_WORKING_SET_EX_INFORMATION>());
 

@@ -14,7 +14,7 @@
 //!   whole address space since macOS 12, and met like a taken address (KERN_NO_SPACE); before, they
 //!   were not enforced.
 //! - Superpages exist on Intel only, at allocation only (`VM_FLAGS_SUPERPAGE_SIZE_2MB`), and are
-//!   wired: no range is ever built out of them later.
+//!   wired: no range is ever built out of them later ([`HugeMemory`](crate::huge::HugeMemory)).
 //! - On Apple silicon, memory mapped with `MAP_JIT` is writable or executable for each thread as
 //!   the thread says (`pthread_jit_write_protect_np`). It is reserved without access, made writable
 //!   and executable with the first `map`, and cannot be taken back to no access from then on; nor
@@ -22,6 +22,8 @@
 //!   hardened runtime wants the entitlement `com.apple.security.cs.allow-jit` for it, and allows
 //!   other memory to become executable only with `allow-unsigned-executable-memory`.
 //! - No range can be left out of core dumps, and no forked child given zeros.
+
+pub(crate) mod superpages;
 
 use super::bsd::{self, ANONYMOUS, MINCORE_INCORE};
 use super::capabilities::CodeMemory;

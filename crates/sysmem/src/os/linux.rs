@@ -40,6 +40,7 @@ use crate::os::unix::{
 pub(crate) const MAP_ANONYMOUS: i32 = 0x20;
 pub(crate) const MAP_NORESERVE: i32 = 0x4000;
 pub(crate) const MAP_FIXED_NOREPLACE: i32 = 0x10_0000;
+pub(crate) const MAP_HUGETLB: i32 = 0x4_0000;
 pub(crate) const MADV_NORMAL: i32 = 0;
 pub(crate) const MADV_RANDOM: i32 = 1;
 pub(crate) const MADV_DONTNEED: i32 = 4;

@@ -20,11 +20,13 @@
 //!   systems are asked for more, which is released and reserved again at an aligned address; another
 //!   thread may come between, so that is tried a few times.
 //! - Large pages need the privilege `SeLockMemoryPrivilege`, must be committed when they are
-//!   reserved, and are never paged: no range is ever built out of them later.
+//!   reserved, and are never paged: no range is ever built out of them later
+//!   ([`HugeMemory`](crate::huge::HugeMemory)).
 //! - Memory is seen at more than one address by sections of the paging file, whose views are mapped
 //!   whole: no view can take the place of a part of a reservation.
 //! - There is no fork.
 
+pub(crate) mod large_pages;
 mod sections;
 
 use core::ffi::CStr;

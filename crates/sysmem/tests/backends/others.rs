@@ -1,4 +1,5 @@
 use sysmem::calls::Kernel;
+use sysmem::huge::{HugePageControl, Scope};
 use sysmem::os::darwin::Darwin;
 use sysmem::os::illumos::Illumos;
 use sysmem::os::windows::Windows;
@@ -152,6 +153,43 @@ fn darwin_tells_a_taken_address_by_a_second_look_and_finds_the_nearest_gap() {
     assert_eq!(near.addr().get(), AT + LEN);
     let error = reserve(Placement::Near { address: AT, distance: LEN }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoPlace);
+}
+
+#[test]
+fn darwin_has_superpages_where_the_processor_has_them() {
+    const HUGE: usize = 2 << 20;
+    let os = darwin();
+    assert_eq!(os.alloc_huge(2 * HUGE).unwrap().addr().get(), ANYWHERE);
+    let asked = MachMap(0, 2 * HUGE, HUGE - 1, 1 | 2 << 16, 3);
+    assert_eq!(os.kernel().asked(), [asked, Mprotect(ANYWHERE, 2 * HUGE, 3)]);
+    // KERN_INVALID_ARGUMENT.
+    os.kernel().answer(|asked| matches!(asked, MachMap(..)).then_some(Err(4)));
+    assert_eq!(os.alloc_huge(HUGE).unwrap_err().kind(), ErrorKind::NotSupported);
+    // What cannot be opened does not stay.
+    os.kernel().answer(|asked| matches!(asked, Mprotect(..)).then_some(Err(12)));
+    os.alloc_huge(HUGE).unwrap_err();
+    assert_eq!(os.kernel().asked().last(), Some(&Munmap(ANYWHERE, HUGE)));
+    let kind = os.alloc_huge(HUGE + PAGE).unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::Unaligned { multiple: HUGE });
+}
+
+#[test]
+fn windows_has_large_pages_for_who_may_lock_memory_and_names_the_privilege_otherwise() {
+    const HUGE: usize = 2 << 20;
+    let os = windows();
+    assert_eq!(os.huge_pages().on_for_process, Some(false));
+    let error = os.alloc_huge(HUGE).unwrap_err();
+    assert!(error.to_string().contains("SeLockMemoryPrivilege (secpol.msc"), "{error}");
+    os.switch_huge_pages(Scope::Process, true).unwrap();
+    os.alloc_huge(2 * HUGE).unwrap();
+    assert_eq!(os.kernel().asked(), [VirtualAlloc(0, 2 * HUGE, 0x2000_3000, 4)]);
+    let error = os.switch_huge_pages(Scope::System, true).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSupported);
+
+    let mut kernel = Scripted::<SpeaksWindows>::new();
+    kernel.may_lock.1 = false;
+    let error = Windows::new(kernel).switch_huge_pages(Scope::Process, true).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NoPrivilege { .. }), "{error}");
 }
 
 const COMMIT: u32 = 0x1000;

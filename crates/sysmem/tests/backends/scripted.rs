@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use sysmem::Errno;
 use sysmem::calls::{
-    AddressRequirements, Calls, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit, PageSizes,
-    Region, Remap, Sections, SwitchPerThread, Sysctl, SysctlByName, UnixCalls, VirtualMemory,
-    WorkingSetPage,
+    AddressRequirements, Calls, Findings, Kernel, LargePages, MachVm, Memcntl, Mincore, Minherit,
+    PageSizes, Region, Remap, Sections, SwitchPerThread, Sysctl, SysctlByName, UnixCalls,
+    VirtualMemory, WorkingSetPage,
 };
 
 pub const PAGE: usize = 4096;
@@ -60,6 +60,8 @@ pub struct Scripted<S> {
     pub mapped: Vec<(usize, usize)>,
     /// Whether `VirtualAlloc2` exists.
     pub modern: bool,
+    /// Whether the process may lock memory, and its user has been given that.
+    pub may_lock: (Mutex<bool>, bool),
     findings: Findings,
     speaks: PhantomData<S>,
 }
@@ -74,6 +76,7 @@ impl<S> Scripted<S> {
             limits: Vec::new(),
             mapped: Vec::new(),
             modern: true,
+            may_lock: (Mutex::new(false), true),
             findings: Findings::new(),
             speaks: PhantomData,
         }
@@ -361,5 +364,22 @@ unsafe impl<S: Speaks> Sections for Scripted<S> {
         let address = address.addr();
         self.ask(Asked::MapSection(section, offset, len, address, access), placed(address))
             .map(pointer)
+    }
+}
+
+impl<S: Speaks> LargePages for Scripted<S> {
+    fn large_page_size(&self) -> usize {
+        2 << 20
+    }
+
+    fn lock_memory_privilege(&self) -> Option<bool> {
+        Some(*self.may_lock.0.lock().unwrap())
+    }
+
+    fn switch_lock_memory_privilege(&self, on: bool) -> Result<(), Errno> {
+        // ERROR_NOT_ALL_ASSIGNED.
+        self.may_lock.1.then_some(()).ok_or(Errno(1300))?;
+        *self.may_lock.0.lock().unwrap() = on;
+        Ok(())
     }
 }

@@ -124,8 +124,6 @@ unswitched! {
     [K: openbsd::OpenBsdCalls] Unix<K, openbsd::OpenBsdRules>;
     [K: dragonfly::DragonFlyCalls] Unix<K, dragonfly::DragonFlyRules>;
     [K: illumos::IllumosCalls] Unix<K, illumos::IllumosRules>;
-    [K: darwin::DarwinCalls] Unix<K, darwin::DarwinRules>;
-    [K: VirtualMemory] Windows<K>;
 }
 
 elsewhere! {

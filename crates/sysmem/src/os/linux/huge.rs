@@ -1,14 +1,15 @@
 //! Transparent huge pages: Documentation/admin-guide/mm/transhuge.rst.
 
 use core::ffi::CStr;
+use core::ptr::{self, NonNull};
 
-use super::{ENOSYS, Linux, LinuxCalls};
+use super::{ENOSYS, Linux, LinuxCalls, MAP_ANONYMOUS, MAP_HUGETLB};
 use crate::calls::{ProcessControl, WriteFiles};
 use crate::huge::{HugePageControl, HugePages, Mode, Scope};
-use crate::os::Os;
-use crate::os::unix::{EINVAL, EPERM};
+use crate::os::unix::{EINVAL, ENOMEM, EPERM, MAP_PRIVATE, PROT_READ, PROT_WRITE};
+use crate::os::{Os, PageRange};
 use crate::usage::linux as proc;
-use crate::{Errno, Error, ErrorKind, Operation};
+use crate::{Errno, Error, ErrorKind, Limit, Operation};
 
 pub(crate) const PR_SET_THP_DISABLE: i32 = 41;
 pub(crate) const PR_GET_THP_DISABLE: i32 = 42;
@@ -64,7 +65,37 @@ impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
             Error::new(Operation::SwitchHugePages, 0, 0, kind)
         })
     }
+
+    /// Takes pages that were set aside (Documentation/admin-guide/mm/hugetlbpage.rst). Without
+    /// `MAP_NORESERVE` they are promised when this returns.
+    fn alloc_huge(&self, len: usize) -> Result<NonNull<u8>, Error> {
+        let range = PageRange::new(ptr::null_mut(), len);
+        let size = self.huge_page_size().ok_or(range.error(ALLOC, ErrorKind::NotSupported))?;
+        range.check(ALLOC, size)?;
+        // `MAP_HUGE_SHIFT`: the size that is meant, to the base two.
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (size.ilog2() as i32) << 26;
+        // SAFETY: nothing is replaced.
+        unsafe { self.kernel.mmap(ptr::null_mut(), len, PROT_READ | PROT_WRITE, flags) }
+            .and_then(|start| NonNull::new(start).ok_or(EINVAL))
+            .map_err(|errno| {
+                let mut text = [0; 32];
+                let aside = proc::read(&self.kernel, c"/proc/sys/vm/nr_hugepages", &mut text);
+                let aside = aside.and_then(|text| core::str::from_utf8(text).ok());
+                let kind = match (errno, aside.and_then(|text| text.trim().parse().ok())) {
+                    (ENOMEM, Some(count)) => ErrorKind::OutOfMemory {
+                        errno: Some(errno),
+                        limit: Some(Limit::HugePages(count)),
+                    },
+                    // Built without them.
+                    (EINVAL | ENOSYS, None) => ErrorKind::NotSupported,
+                    _ => return self.refused(ALLOC, range, errno),
+                };
+                range.error(ALLOC, kind)
+            })
+    }
 }
+
+const ALLOC: Operation = Operation::AllocHuge;
 
 #[cfg(test)]
 mod tests {
