@@ -1,17 +1,23 @@
 //! `sysmem map`: what the address space of a process is made of.
 
+use crate::figures::published;
 use crate::refusal::Refusal;
+use crate::report::{HeapCell, HeapMap};
 use crate::stat::{VERSION, name_of, refused};
 use crate::{MapArguments, picture, text};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::ops::Range;
 use sysmem::Error;
 pub use sysmem::usage::Group as Kind;
 use sysmem::usage::{self, Detail, Mapping, MappingKind, Process};
 
 /// How many parts of a group the text shows; the JSON has them all.
 const PARTS_SHOWN: usize = 8;
+
+/// What the memory of a page heap is called.
+const PAGE_HEAP: &[u8] = b"page heap";
 
 /// The address space of a process.
 #[derive(Serialize)]
@@ -22,6 +28,60 @@ pub struct Map {
     pub total: Sizes,
     /// Largest first.
     pub groups: Vec<Group>,
+    /// What the process says of its page heap; null where it publishes nothing.
+    pub page_heap: Option<PageHeap>,
+}
+
+/// The page heap of a process, as the process itself knows it.
+#[derive(Clone, Serialize)]
+pub struct PageHeap {
+    pub in_use_bytes: u64,
+    /// Backed by memory, ready for use.
+    pub free_bytes: u64,
+    pub given_back_bytes: u64,
+    /// Address space in reserve.
+    pub unmapped_bytes: u64,
+    /// Where it is, in order.
+    #[serde(skip)]
+    ranges: Vec<Range<usize>>,
+}
+
+impl PageHeap {
+    /// `None` where the process does not run under `sysmem run`, or has not drawn its heap.
+    fn published(pid: u32) -> Option<PageHeap> {
+        let picture = published(pid).ok()?.last_picture;
+        Some(PageHeap::of(&HeapMap::new(picture.as_ref(), 0)?))
+    }
+
+    fn of(map: &HeapMap) -> PageHeap {
+        let bytes = |count: fn(&HeapCell) -> u16| {
+            map.cells.iter().map(|cell| u64::from(count(cell)) * map.page_bytes).sum()
+        };
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for cell in &map.cells {
+            let pages = [cell.in_use, cell.free, cell.given_back, cell.unmapped];
+            let len = pages.iter().map(|&count| u64::from(count)).sum::<u64>() * map.page_bytes;
+            let (start, end) = (cell.address as usize, (cell.address + len) as usize);
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => ranges.push(start..end),
+            }
+        }
+        PageHeap {
+            in_use_bytes: bytes(|cell| cell.in_use),
+            free_bytes: bytes(|cell| cell.free),
+            given_back_bytes: bytes(|cell| cell.given_back),
+            unmapped_bytes: bytes(|cell| cell.unmapped),
+            ranges,
+        }
+    }
+
+    /// Whether a mapping is part of it as a whole.
+    fn holds(&self, mapping: &Mapping<'_>) -> bool {
+        let after = self.ranges.partition_point(|range| range.end <= mapping.start);
+        let range = self.ranges.get(after);
+        range.is_some_and(|range| range.start <= mapping.start && mapping.end <= range.end)
+    }
 }
 
 /// Mappings of one kind.
@@ -135,12 +195,21 @@ pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
 /// The address space of a process as it is now.
 pub fn look(pid: u32) -> Result<Map, Error> {
     let mut gathered = Gathered::default();
+    let heap = PageHeap::published(pid);
     // Half of it is for names, and a path may have 4 KiB.
     let mut buffer = vec![0; 32 << 10];
     usage::mappings(Process::Id(pid), Detail::Pages, &mut buffer, &mut |mapping| {
-        gathered.add(mapping);
+        let ours = mapping.kind == MappingKind::Anonymous
+            && heap.as_ref().is_some_and(|heap| heap.holds(mapping));
+        match ours {
+            true => {
+                let (kind, name) = (MappingKind::Named, PAGE_HEAP);
+                gathered.add(&Mapping { kind, name, ..*mapping });
+            }
+            false => gathered.add(mapping),
+        }
     })?;
-    Ok(gathered.into_map(pid, name_of(pid)))
+    Ok(Map { page_heap: heap, ..gathered.into_map(pid, name_of(pid)) })
 }
 
 /// What was seen so far, by kind and name.
@@ -175,7 +244,7 @@ impl Gathered {
             })
             .collect();
         groups.sort_by_key(|group| group.sizes.rank());
-        Map { version: VERSION, pid, name, total, groups }
+        Map { version: VERSION, pid, name, total, groups, page_heap: None }
     }
 }
 
@@ -221,6 +290,16 @@ fn human(map: &Map) -> String {
             let width = columns.len() * 15 + 11;
             page += &format!("{:width$}     and {more} more; --json has them all\n", "");
         }
+    }
+    if let Some(heap) = &map.page_heap {
+        let parts = [
+            (heap.in_use_bytes, "in use"),
+            (heap.free_bytes, "free, backed by memory"),
+            (heap.given_back_bytes, "given back"),
+            (heap.unmapped_bytes, "in reserve"),
+        ];
+        let parts = parts.map(|(size, what)| format!("{} {what}", text::bytes(size)));
+        page += &format!("\npage heap, as the program counts it: {}\n", parts.join(", "));
     }
     if map.total.without_memory_bytes > 0 {
         page += "\nno memory: private and writable, never touched or given back\n";
@@ -291,6 +370,35 @@ mod tests {
         assert_eq!(files, ["/lib/a", "/lib/b"]);
         assert_eq!(map.total.virtual_bytes, 1150 * 4096);
         assert!(map.groups[2].parts.is_empty());
+    }
+
+    #[test]
+    fn the_page_heap_is_where_its_cells_are() {
+        let cell = |address, in_use, given_back, unmapped| HeapCell {
+            address,
+            in_use,
+            free: 1,
+            given_back,
+            unmapped,
+        };
+        // Two neighbours, the second shorter, and one apart.
+        let cells = vec![
+            cell(0x20_0000, 200, 55, 0),
+            cell(0x40_0000, 9, 0, 90),
+            cell(0x80_0000, 0, 0, 255),
+        ];
+        let map = HeapMap { time_ns: 0, page_bytes: 8192, huge_pages: 3, cells };
+        let heap = PageHeap::of(&map);
+        assert_eq!(heap.ranges, [0x20_0000..0x40_0000 + 100 * 8192, 0x80_0000..0xa0_0000]);
+        assert_eq!(heap.in_use_bytes, 209 * 8192);
+        assert_eq!((heap.free_bytes, heap.given_back_bytes), (3 * 8192, 55 * 8192));
+        assert_eq!(heap.unmapped_bytes, 345 * 8192);
+        let holds = |start: usize, npages: u64| {
+            let mapping = mapping(MappingKind::Anonymous, b"", npages, 0, true);
+            heap.holds(&Mapping { start, end: start + mapping.len(), ..mapping })
+        };
+        assert!(holds(0x20_0000, 1) && holds(0x30_0000, 300) && holds(0x80_0000, 512));
+        assert!(!holds(0x1f_f000, 2) && !holds(0x40_0000, 201) && !holds(0xa0_0000, 1));
     }
 
     #[test]

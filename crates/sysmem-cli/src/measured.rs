@@ -106,6 +106,16 @@ fn count(
     Figure { unit: Unit::Count, ..bytes(name, label, remark, value) }
 }
 
+/// In hundredths of a percent.
+fn share(
+    name: &'static str,
+    label: &'static str,
+    remark: &'static str,
+    value: Option<u32>,
+) -> Figure {
+    Figure { unit: Unit::Share, ..bytes(name, label, remark, value.map(u64::from)) }
+}
+
 fn counter(
     name: &'static str,
     label: &'static str,
@@ -151,6 +161,12 @@ pub fn process(pid: u32, name: String, usage: &ProcessUsage) -> Section {
                 pages.lazily_freed,
             ),
             bytes("huge", "  in huge pages", "", pages.huge),
+            share(
+                "huge_cover",
+                "    cover",
+                "of its anonymous memory",
+                pages.huge_cover().and_then(|share| u32::try_from(share).ok()),
+            ),
             bytes(
                 "proportional",
                 "proportional",
@@ -164,7 +180,9 @@ pub fn process(pid: u32, name: String, usage: &ProcessUsage) -> Section {
             bytes("reserved_huge", "reserved huge pages", "hugetlb", pages.reserved_huge),
             bytes("page_tables", "page tables", "on top of resident", usage.page_tables),
             bytes("phys_footprint", "footprint", "phys_footprint", usage.phys_footprint),
+            bytes("peak_phys_footprint", "  peak", "", usage.peak_phys_footprint),
             bytes("commit_charge", "commit charge", "", usage.commit_charge),
+            bytes("peak_commit_charge", "  peak", "", usage.peak_commit_charge),
             bytes("virtual", "address space", "", usage.virtual_size),
             bytes("peak_virtual", "  peak", "", usage.peak_virtual_size),
             bytes("virtual_limit", "  limit", "RLIMIT_AS", usage.virtual_size_limit),
@@ -177,6 +195,7 @@ pub fn process(pid: u32, name: String, usage: &ProcessUsage) -> Section {
             time("system", "CPU time, system", "", usage.system_time),
             counter("minor_faults", "page faults, minor", "without I/O", usage.minor_faults),
             counter("major_faults", "page faults, major", "waited for I/O", usage.major_faults),
+            counter("page_faults", "page faults", "of both kinds", usage.page_faults),
         ],
     }
 }
@@ -190,6 +209,7 @@ pub fn control_group(labels: Vec<(&'static str, String)>, group: &ControlGroup) 
         bytes("used", "used", "with caches of files", group.used),
         bytes("peak", "  peak", "", group.peak),
         bytes("limit", "  limit", "of it and of the groups around it", group.limit),
+        bytes("process_limit", "    of a process", "", group.process_limit),
         bytes("slowed_from", "  slowed from", "memory.high", group.slowed_from),
         bytes("swap_used", "swap used", "", group.swap_used),
         bytes("swap_limit", "  limit", "", group.swap_limit),
@@ -210,6 +230,7 @@ pub fn machine(machine: &MachineUsage) -> Section {
         Mode::Advised => "advised",
         Mode::Never => "never",
     });
+    let short = machine.memory_is_short.map(|short| if short { "yes" } else { "no" });
     let word = |name, label, remark, value| Word { name, label, remark, value };
     let mut figures = vec![
         bytes("total", "memory", "", machine.total),
@@ -219,6 +240,7 @@ pub fn machine(machine: &MachineUsage) -> Section {
         bytes("swap_free", "  free", "", machine.swap_free),
         bytes("committed", "committed", "promised to programs", machine.committed),
         bytes("commit_limit", "  limit", "holds with overcommit never", machine.commit_limit),
+        bytes("compressor", "compressed memory", "what it takes", machine.compressor),
         bytes("page_tables", "page tables", "", machine.page_tables),
         bytes("page_size", "page size", "", machine.page_size),
         bytes("huge_page_size", "huge page size", "", machine.huge_page_size),
@@ -233,6 +255,7 @@ pub fn machine(machine: &MachineUsage) -> Section {
         labels: Vec::new(),
         words: vec![
             word("overcommit", "overcommit", "how memory is promised", overcommit),
+            word("memory_is_short", "memory is short", "as the system says", short),
             word("huge_pages", "huge pages", "whether they are built", huge_pages),
         ],
         figures,
@@ -240,10 +263,6 @@ pub fn machine(machine: &MachineUsage) -> Section {
 }
 
 fn pressure(pressure: Option<&Pressure>) -> [Figure; 8] {
-    let share = |name, label, remark, value: Option<u32>| Figure {
-        unit: Unit::Share,
-        ..bytes(name, label, remark, value.map(u64::from))
-    };
     let some = |figure: fn(&Stall) -> u32| pressure.map(|pressure| figure(&pressure.some));
     let full = |figure: fn(&Stall) -> u32| pressure.map(|pressure| figure(&pressure.full));
     [

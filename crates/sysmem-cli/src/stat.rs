@@ -136,6 +136,10 @@ fn human(sections: &[Section]) -> String {
             };
             row(&mut page, figure.label, &value, figure.remark);
         }
+        let told = |name| section.figures.iter().any(|it| it.name == name && it.value.is_some());
+        if told("resident") && !told("mappings") {
+            page += "  (what is found page by page is for the user of the process and root)\n";
+        }
         for word in &section.words {
             if let Some(value) = word.value {
                 row(&mut page, word.label, value, word.remark);

@@ -282,6 +282,95 @@ fn map_tells_what_the_address_space_is_made_of() {
 }
 
 #[test]
+fn map_names_the_page_heap_of_a_program_that_publishes_it() {
+    let program = compile("drops.c", &[]);
+    let mut child = sysmem_run()
+        .args(["--quiet", "--"])
+        .arg(program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    read_until(child.stdout.as_mut().unwrap(), "ready\n");
+    let pid = child_of(child.id()).expect("the program runs").to_string();
+    // The heap is drawn from time to time, and given back within a second or two.
+    let mut map = Value::Null;
+    wait_until("the drop", || {
+        map = json("map", &["--json", &pid]);
+        map["page_heap"]["given_back_bytes"].as_u64().is_some_and(|bytes| bytes >= 40 * MIB)
+    });
+    let parts = group(&map, "named")["parts"].as_array().unwrap();
+    let heap = parts.iter().find(|part| part["name"] == "page heap").expect("the page heap");
+    let told = &map["page_heap"];
+    let sum =
+        |names: &[&str]| -> u64 { names.iter().map(|name| told[*name].as_u64().unwrap()).sum() };
+    let backed = sum(&["in_use_bytes", "free_bytes"]);
+    let resident = heap["resident_bytes"].as_u64().unwrap();
+    assert!(resident >= 8 * MIB && resident <= backed + 4 * MIB, "{map:#}");
+    let all = backed + sum(&["given_back_bytes", "unmapped_bytes"]);
+    let virtual_bytes = heap["virtual_bytes"].as_u64().unwrap();
+    assert!(virtual_bytes <= all && virtual_bytes >= all / 2, "{map:#}");
+    let text = self::told("map", &[&pid]);
+    assert!(text.contains("page heap, as the program counts it: "), "{text}");
+    let run = child.id() as libc::pid_t;
+    // SAFETY: a signal to a child that nobody has waited for; it is passed on to the program.
+    assert_eq!(unsafe { libc::kill(run, libc::SIGTERM) }, 0);
+    child.wait().unwrap();
+}
+
+/// A command of sysmem as a user who may do nothing; `None` if this user may not become another.
+fn as_nobody(name: &str, arguments: &[&str]) -> Option<Output> {
+    use std::os::unix::process::CommandExt;
+    let mut command = sysmem(name);
+    command.args(arguments);
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(65534).gid(65534);
+    }
+    // A folder on the way may be closed to them.
+    command.stdin(Stdio::null()).output().ok()
+}
+
+#[test]
+fn of_another_users_process_the_map_is_denied_and_stat_tells_what_is_for_everybody() {
+    // Process 1 is root's.
+    let Some(Output { status, stdout, stderr }) = as_nobody("map", &["1"]) else {
+        println!("skipped: the command lies where others may not go");
+        return;
+    };
+    assert_eq!((status.code(), &stdout[..]), (Some(1), &b""[..]));
+    let expected = "sysmem: process 1 is not yours to look at; run as its user or as root\n";
+    assert_eq!(String::from_utf8_lossy(&stderr), expected);
+    let Output { status, stdout, .. } = as_nobody("stat", &["1"]).unwrap();
+    let text = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && text.contains("resident"), "{text}");
+    assert!(text.contains("is for the user of the process and root"), "{text}");
+    let Output { stdout, .. } = as_nobody("stat", &["--json", "1"]).unwrap();
+    let figures: Value = serde_json::from_slice(&stdout).unwrap();
+    assert_eq!(figures["process"]["proportional_bytes"], Value::Null);
+    assert!(figures["process"]["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+}
+
+/// Many mappings and much memory: neither makes the figures slow, nor are they told mapping by
+/// mapping.
+#[test]
+fn stat_of_a_large_process_reads_its_sums() {
+    let holder = Holder::start();
+    let trace = installed("strace");
+    let Some(strace) = trace else { return };
+    let mut command = Command::new(strace);
+    command.args(["-f", "-e", "trace=openat,open", env!("CARGO_BIN_EXE_sysmem"), "stat"]);
+    command.arg(holder.pid());
+    let Output { status, stderr, .. } = output(command, b"");
+    let said = String::from_utf8_lossy(&stderr);
+    if !status.success() {
+        println!("skipped: strace may not trace here");
+        return;
+    }
+    assert!(said.contains("/smaps_rollup\"") && !said.contains("/smaps\""), "{said}");
+}
+
+#[test]
 fn the_map_as_text_is_plain_and_starts_with_the_largest() {
     let holder = Holder::start();
     let text = told("map", &[&holder.pid()]);
