@@ -37,10 +37,12 @@ enum Contestant {
     /// PROT_NONE and MADV_DONTNEED: the page given back, as the light guard does.
     ProtectAndGiveBack,
     Guard,
+    /// All of them in one row.
+    Row,
 }
 
-const CONTESTANTS: [Contestant; 3] =
-    [Contestant::Protect, Contestant::ProtectAndGiveBack, Contestant::Guard];
+const CONTESTANTS: [Contestant; 4] =
+    [Contestant::Protect, Contestant::ProtectAndGiveBack, Contestant::Guard, Contestant::Row];
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let page = sysmem::page_size();
@@ -61,12 +63,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         options.runs
     );
     for touched in [true, false] {
-        let mut rounds = [const { Vec::new() }; 3];
+        let mut rounds = [const { Vec::new() }; CONTESTANTS.len()];
         for round in 0..=options.runs {
             for (contestant, rounds) in CONTESTANTS.into_iter().zip(&mut rounds) {
                 populate(&mut memory, touched)?;
                 let run = match contestant {
-                    Contestant::Guard => install(&mut memory, options.guards)?,
+                    Contestant::Guard => install(&mut memory, options.guards, 1)?,
+                    Contestant::Row => install(&mut memory, options.guards, options.guards)?,
                     Contestant::Protect => protect(&memory, options.guards, false)?,
                     Contestant::ProtectAndGiveBack => protect(&memory, options.guards, true)?,
                 };
@@ -79,6 +82,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             Contestant::Protect => "mprotect".into(),
             Contestant::ProtectAndGiveBack => "mprotect and MADV_DONTNEED".into(),
             Contestant::Guard => format!("Guard ({mechanism})"),
+            Contestant::Row => format!("a row of Guards ({mechanism})"),
         };
         let rows: Vec<Vec<String>> = CONTESTANTS
             .into_iter()
@@ -125,13 +129,15 @@ fn populate(memory: &mut Reservation, touched: bool) -> Result<(), sysmem::Error
     Ok(())
 }
 
-fn install(memory: &mut Reservation, count: usize) -> Result<Round, Box<dyn Error>> {
+/// In rows of so many.
+fn install(memory: &mut Reservation, count: usize, row: usize) -> Result<Round, Box<dyn Error>> {
     let page = sysmem::page_size();
     let mut guards = Vec::with_capacity(count);
     let before = mappings()?;
     let begin = Native::NEW.thread_cpu_time();
-    for index in 0..count {
-        guards.push(Guard::install(memory, index * APART, page)?);
+    for first in (0..count).step_by(row) {
+        let count = row.min(count - first);
+        guards.push(Guard::install_row(memory, first * APART, page, APART, count)?);
     }
     let install = seconds_since(begin) / count as f64;
     let mappings = mappings()? - before;

@@ -4,7 +4,8 @@
 mod child;
 
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Faulty, Settings, Simulated};
+use sysmem::os::netbsd::NetBsd;
+use sysmem::sim::{self, Faulty, Settings, Simulated};
 use sysmem::{
     Account, Errno, ErrorKind, GiveBack, GuardMechanism, Guards, Os, Protection, Reservation,
     ReserveOptions, State,
@@ -218,6 +219,113 @@ fn a_failure_at_any_call_leaves_a_guard_or_none() {
         unsafe { memory.as_mut_ptr().write_bytes(1, memory.len()) };
         if calls <= n {
             assert!(failures >= 2, "install and remove are refused at least once each");
+            return;
+        }
+    }
+}
+
+/// A guard below each of 300 stacks: more than go to a kernel in one call.
+fn a_row_keeps_its_promises<O: Guards>(mut memory: Reservation<O>) {
+    let page = memory.os().page_size();
+    let (stride, count) = (3 * page, memory.len() / (3 * page));
+    let ready = memory.account().figures().ready as usize;
+    let row = Guard::install_row(&mut memory, page, page, stride, count).unwrap();
+    assert_eq!((row.count(), row.stride(), row.len(), row.offset()), (count, stride, page, page));
+    assert_eq!(memory.account().figures().ready as usize, ready - count * page);
+    for npage in 0..memory.len() / page {
+        assert_eq!(memory.is_guard(npage * page), npage % 3 == 1 && npage / 3 < count, "{npage}");
+    }
+    let mut refused = |offset, len, stride, count, kind| {
+        let error = Guard::install_row(&mut memory, offset, len, stride, count).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    };
+    refused(0, page, stride, 0, ErrorKind::Empty);
+    refused(0, page, page + 1, 2, ErrorKind::Unaligned { multiple: page });
+    refused(0, page, page, 2, ErrorKind::Guard);
+    refused(0, 2 * page, page, 2, ErrorKind::Guard);
+    let whole = ErrorKind::OutOfBounds { len: count * stride };
+    refused(0, page, stride, count + 1, whole);
+    refused(0, page, usize::MAX & !(page - 1), 3, whole);
+    // What was refused changed nothing.
+    assert_eq!(memory.account().figures().ready as usize, ready - count * page);
+    row.remove(&mut memory).map_err(|(_, error)| error).unwrap();
+    assert_eq!(memory.account().figures().ready as usize, ready);
+    // SAFETY: all of it is Ready again.
+    unsafe { memory.as_mut_ptr().write_bytes(1, memory.len()) };
+    memory.protect(0, page, Protection::ReadOnly).unwrap();
+    let error = Guard::install_row(&mut memory, 0, page, stride, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongProtection { found: Protection::ReadWrite });
+}
+
+#[test]
+fn a_row_of_guards_is_installed_and_removed_together() {
+    a_row_keeps_its_promises(native(900));
+    for settings in [Settings::heap(1 << 23), Settings::real(1 << 30)] {
+        a_row_keeps_its_promises(ready(Linux::new(Simulated::new(settings)), 900));
+    }
+    let netbsd = NetBsd::new(Simulated::<sim::NetBsd>::start(Settings::real(1 << 30)));
+    a_row_keeps_its_promises(ready(netbsd, 900));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_row_of_light_guards_splits_no_mapping_and_faults_everywhere() {
+    let test = "a_row_of_light_guards_splits_no_mapping_and_faults_everywhere";
+    let page = sysmem::page_size();
+    let mut memory = native(900);
+    let before = mappings_of(&memory);
+    let row = Guard::install_row(&mut memory, 0, page, 3 * page, 300).unwrap();
+    match row.mechanism() {
+        GuardMechanism::Marker => assert_eq!(mappings_of(&memory), before),
+        _ => assert!(mappings_of(&memory) > before),
+    }
+    for which in ["first", "in the middle", "last"] {
+        let ended = child::run(test, which, || {
+            let index = match which {
+                "first" => 0,
+                "last" => 299,
+                _ => 150,
+            };
+            // SAFETY: faults, which is what is looked for.
+            unsafe { memory.as_mut_ptr().add(index * 3 * page).write_volatile(1) };
+        });
+        let Some(ended) = ended else { continue };
+        assert_eq!(ended.signal, Some(libc::SIGSEGV), "{which}: {}", ended.stderr);
+    }
+    row.remove(&mut memory).map_err(|(_, error)| error).unwrap();
+    assert_eq!(mappings_of(&memory), before);
+}
+
+/// While any one call to the kernel fails, all guards of a row are there or none, and what could
+/// not be removed is handed back.
+#[test]
+fn a_failure_at_any_call_leaves_a_row_or_none() {
+    for n in 0.. {
+        let faulty = Faulty::new(Simulated::new(Settings::heap(1 << 22)));
+        let mut memory = ready(Linux::new(faulty.clone()), 12);
+        let page = memory.os().page_size();
+        let whole = memory.account().figures().ready as usize;
+        faulty.fail_nth(n, Errno(12));
+        let installed = Guard::install_row(&mut memory, page, page, 3 * page, 4);
+        let left = if installed.is_ok() { whole - 4 * page } else { whole };
+        assert_eq!(memory.account().figures().ready as usize, left, "call {n} failed");
+        let mut row = installed.ok();
+        if let Some(installed) = row.take() {
+            if let Err((rest, _)) = installed.remove(&mut memory) {
+                let guards = (0..12).filter(|index| memory.is_guard(index * page)).count();
+                assert_eq!(guards, rest.count());
+                row = Some(rest);
+            }
+        }
+        let calls = faulty.calls();
+        faulty.fail_nothing();
+        if let Some(rest) = row {
+            rest.remove(&mut memory).map_err(|(_, error)| error).unwrap();
+        }
+        assert_eq!(memory.account().figures().ready as usize, whole, "call {n} failed");
+        // SAFETY: all of it is Ready.
+        unsafe { memory.as_mut_ptr().write_bytes(1, memory.len()) };
+        if calls <= n {
             return;
         }
     }

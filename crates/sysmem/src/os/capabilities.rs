@@ -8,7 +8,7 @@ use core::ptr::{self, NonNull};
 
 pub use barrier::ThreadBarrier;
 
-use crate::os::ReserveOptions;
+use crate::os::{BatchError, ReserveOptions};
 use crate::{Error, ErrorKind, Operation, Os, PageRange, Protection};
 
 /// How a guard is made.
@@ -42,6 +42,25 @@ impl fmt::Display for GuardMechanism {
     }
 }
 
+/// Ranges of one length that begin at equal distances, such as the lowest pages of the stacks of a
+/// pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRow {
+    /// The first range.
+    pub first: PageRange,
+    /// From the beginning of one range to that of the next, in bytes: no less than a range is long.
+    pub stride: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl PageRow {
+    /// The range of that number, from zero on.
+    pub fn range(&self, index: usize) -> PageRange {
+        PageRange::new(self.first.start.wrapping_add(index * self.stride), self.first.len)
+    }
+}
+
 /// A system that can put guards into Ready memory.
 ///
 /// # Safety
@@ -68,6 +87,61 @@ pub unsafe trait Guards: Os {
         protection: Protection,
         mechanism: GuardMechanism,
     ) -> Result<(), Error>;
+
+    /// [`install_guard`](Guards::install_guard) for every range of a row, all by one mechanism and
+    /// in as few system calls as the system allows. On failure there is none of them, or the memory
+    /// is [`Lost`](ErrorKind::Lost).
+    ///
+    /// # Safety
+    ///
+    /// As for `install_guard`, for each range; all of them allow `protection`.
+    unsafe fn install_guards(
+        &self,
+        row: PageRow,
+        protection: Protection,
+    ) -> Result<GuardMechanism, Error> {
+        let mut mechanism = GuardMechanism::NoAccess;
+        for index in 0..row.count {
+            // SAFETY: the caller's promise.
+            match unsafe { self.install_guard(row.range(index)) } {
+                Ok(found) => mechanism = found,
+                Err(error) => {
+                    let done = PageRow { count: index, ..row };
+                    // SAFETY: those were just installed.
+                    return match unsafe { self.remove_guards(done, protection, mechanism) } {
+                        Ok(()) => Err(error),
+                        Err(stopped) => Err(Error::new(
+                            Operation::Guard,
+                            stopped.error.address(),
+                            stopped.error.len(),
+                            ErrorKind::Lost,
+                        )),
+                    };
+                }
+            }
+        }
+        Ok(mechanism)
+    }
+
+    /// [`remove_guard`](Guards::remove_guard) for every range of a row, in order and in as few
+    /// system calls as the system allows.
+    ///
+    /// # Safety
+    ///
+    /// As for `remove_guard`, for each range.
+    unsafe fn remove_guards(
+        &self,
+        row: PageRow,
+        protection: Protection,
+        mechanism: GuardMechanism,
+    ) -> Result<(), BatchError> {
+        for done in 0..row.count {
+            // SAFETY: the caller's promise.
+            unsafe { self.remove_guard(row.range(done), protection, mechanism) }
+                .map_err(|error| BatchError { done, error })?;
+        }
+        Ok(())
+    }
 }
 
 /// Memory that can be seen at more than one address. Closed by

@@ -1,12 +1,13 @@
 //! What reservations can do on the systems that have it: guards, views of memory objects, seals.
 
 use core::mem::ManuallyDrop;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::{Plan, Reservation};
 use crate::os::capabilities::{
-    CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, Sealing,
+    CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, PageRow, Sealing,
 };
-use crate::os::{PageRange, Policy, ReserveOptions, Source};
+use crate::os::{BatchError, PageRange, Policy, ReserveOptions, Source};
 use crate::state_map::Page;
 use crate::{Account, Error, ErrorKind, Operation, Protection, State};
 
@@ -99,6 +100,130 @@ impl<O: Guards> Reservation<O> {
             // SAFETY: the range is ours and a guard; the caller keeps others out.
             |range, page| unsafe { self.os.remove_guard(range, page.protection(), mechanism) },
         )
+    }
+
+    /// [`install_guard`](Reservation::install_guard) for `count` ranges of `len` bytes that begin
+    /// `stride` bytes apart, the first of them at `offset`: all by one mechanism, in as few system
+    /// calls as the system allows. On failure there is none of them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`map_shared`](Reservation::map_shared), for each range.
+    #[track_caller]
+    pub unsafe fn install_guards_shared(
+        &self,
+        (offset, len): (usize, usize),
+        stride: usize,
+        count: usize,
+    ) -> Result<GuardMechanism, Error> {
+        let operation = Operation::Guard;
+        let page_size = self.os.page_size();
+        let first = self.range(operation, (offset, len))?;
+        let row = PageRow { first, stride, count };
+        if count == 0 {
+            return Err(first.error(operation, ErrorKind::Empty));
+        }
+        if stride & (page_size - 1) != 0 {
+            return Err(first.error(operation, ErrorKind::Unaligned { multiple: page_size }));
+        }
+        // The next one would begin in the one before it.
+        if count > 1 && stride < len {
+            return Err(row.range(1).error(operation, ErrorKind::Guard));
+        }
+        let page = self.page(offset);
+        self.each_of_row(operation, offset, row, |found, whole| {
+            match (found.is_guard(), found.state()) {
+                (true, _) => Some(ErrorKind::Guard),
+                (_, State::Ready) if found == page && whole => None,
+                (_, State::Ready) => Some(ErrorKind::WrongProtection { found: found.protection() }),
+                (_, found) => Some(ErrorKind::WrongState { found }),
+            }
+        })?;
+        // SAFETY: the ranges are ours and Ready; the caller keeps others out.
+        let installed = unsafe { self.os.install_guards(row, page.protection()) };
+        let mechanism = installed.inspect_err(|error| {
+            if error.kind() == ErrorKind::Lost {
+                self.entry().lost.store(true, Relaxed);
+            }
+        })?;
+        self.note_row(operation, row, page, Page::guard(page.protection()));
+        Ok(mechanism)
+    }
+
+    /// [`remove_guard`](Reservation::remove_guard) for a row of guards, as they were installed. On
+    /// failure, the error says how many of them are removed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`map_shared`](Reservation::map_shared), for each range.
+    #[track_caller]
+    pub unsafe fn remove_guards_shared(
+        &self,
+        (offset, len): (usize, usize),
+        stride: usize,
+        count: usize,
+        mechanism: GuardMechanism,
+    ) -> Result<(), BatchError> {
+        let operation = Operation::RemoveGuard;
+        let refuse = |error| BatchError { done: 0, error };
+        let first = self.range(operation, (offset, len)).map_err(refuse)?;
+        let row = PageRow { first, stride, count };
+        let page = self.page(offset);
+        self.each_of_row(operation, offset, row, |found, whole| {
+            let right = found.is_guard() && found == page && whole;
+            (!right).then(|| ErrorKind::WrongState { found: found.state() })
+        })
+        .map_err(refuse)?;
+        // SAFETY: the ranges are ours and guards; the caller keeps others out.
+        let removed = unsafe { self.os.remove_guards(row, page.protection(), mechanism) };
+        let done = removed.map_or_else(|stopped| stopped.done, |()| count);
+        let ready = Page::new(State::Ready, page.protection());
+        self.note_row(operation, PageRow { count: done, ..row }, page, ready);
+        removed
+    }
+
+    /// The page that holds the byte at an offset inside.
+    fn page(&self, offset: usize) -> Page {
+        self.entry().states.get(offset / self.os.page_size(), self.shape())
+    }
+
+    /// Refuses a row, the first of whose ranges is at `offset`, if one of them does not lie inside
+    /// or `wrong` names a fault of it; it is given the first page and whether all are like it.
+    /// Afterwards there is room for the books to change.
+    fn each_of_row(
+        &self,
+        operation: Operation,
+        offset: usize,
+        row: PageRow,
+        wrong: impl Fn(Page, bool) -> Option<ErrorKind>,
+    ) -> Result<(), Error> {
+        for index in 0..row.count {
+            let at = index.checked_mul(row.stride).and_then(|at| at.checked_add(offset));
+            let part = (at.unwrap_or(usize::MAX & !(self.os.page_size() - 1)), row.first.len);
+            let (first, end) = self.pages(operation, part)?;
+            let (found, run_end) = self.entry().states.run(first, end, self.shape());
+            if let Some(kind) = wrong(found, run_end == end) {
+                return Err(row.range(index).error(operation, kind));
+            }
+            let pool = self.registry().pool(&self.os);
+            self.entry().states.make_room(first, end, self.shape(), &pool)?;
+        }
+        Ok(())
+    }
+
+    /// Records what became of a row of ranges, all of whose pages were `from`.
+    #[track_caller]
+    fn note_row(&self, operation: Operation, row: PageRow, from: Page, to: Page) {
+        let page_size = self.os.page_size();
+        for index in 0..row.count {
+            let range = row.range(index);
+            let at = (range.start.addr() - self.start.addr().get()) / page_size;
+            let npages = range.len / page_size;
+            let mut before = [0; 3];
+            before[from.state() as usize] = npages;
+            self.note((at, at + npages), before, to);
+            self.registry().remember(operation, range);
+        }
     }
 
     /// Whether the page that holds the byte at `offset` is a guard.
