@@ -3,29 +3,22 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::{self, ManuallyDrop, MaybeUninit};
-use core::ops::{Bound, RangeBounds};
+use core::ops::RangeBounds;
 use core::ptr::{self, NonNull};
 use core::slice;
 
-use sysmem::{
-    Account, Error, ErrorKind, Native, Operation, Os, Protection, Reservation, ReserveOptions,
-};
+use sysmem::{Account, Error, ErrorKind, Native, Operation, Os, Reservation, ReserveOptions};
 
+mod commit;
 mod iterators;
+mod removing;
 mod traits;
 
+use commit::SettleOnDrop;
 pub use iterators::{Drain, IntoIter};
 
 /// What vectors are booked on that name no account of their own.
 static VECTORS: Account = Account::new("vectors");
-
-/// The least that is committed at once, and that a vector keeps when it shrinks, in bytes. A
-/// commit costs about as much as the first touch of two pages.
-const LEAST_STEP: usize = 64 << 10;
-
-/// The most that is committed at once, in bytes: where the system charges promises, a vector
-/// holds at most this much of them without need.
-const MOST_STEP: usize = 64 << 20;
 
 /// A vector that never moves its elements: it reserves address space for all it may ever hold
 /// once, commits memory as it grows and gives memory back as it shrinks.
@@ -219,11 +212,6 @@ impl<T, O: Os> VmVec<T, O> {
         self.len = len;
     }
 
-    /// Commits memory for `additional` more elements, so that pushing them cannot fail.
-    pub fn reserve(&mut self, additional: usize) -> Result<(), Error> {
-        if self.committed - self.len >= additional { Ok(()) } else { self.grow(additional) }
-    }
-
     /// Appends an element. Fails, and hands it back, where the vector is full or the system has
     /// no memory.
     #[inline]
@@ -352,6 +340,37 @@ impl<T, O: Os> VmVec<T, O> {
         Ok(())
     }
 
+    /// Appends clones of the elements of a range of this vector.
+    ///
+    /// # Panics
+    ///
+    /// If the range begins after it ends, or ends after the last element.
+    pub fn extend_from_within(&mut self, range: impl RangeBounds<usize>) -> Result<(), Error>
+    where
+        T: Clone,
+    {
+        let range = self.range(range);
+        self.reserve(range.len())?;
+        for index in range {
+            let clone = self[index].clone();
+            // SAFETY: there is room for all of them; each counts once it is there.
+            unsafe { self.start.as_ptr().add(self.len).write(clone) };
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    /// The elements, for good: neither they nor their memory are ever given back.
+    pub fn leak<'a>(self) -> &'a mut [T]
+    where
+        O: 'a,
+    {
+        let (start, len, reservation) = self.into_parts();
+        core::mem::forget(reservation);
+        // SAFETY: initialized, in memory that stays, and nobody else's.
+        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
     /// Moves every element of another vector to the end of this one.
     pub fn append<P: Os>(&mut self, other: &mut VmVec<T, P>) -> Result<(), Error> {
         self.reserve(other.len)?;
@@ -386,182 +405,10 @@ impl<T, O: Os> VmVec<T, O> {
         Ok(())
     }
 
-    /// Keeps the elements that `keep` says yes to, in their order, and drops the others.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.retain_mut(|element| keep(element));
-    }
-
-    /// As [`retain`](VmVec::retain), with elements that may be changed while they are looked at.
-    pub fn retain_mut(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
-        let len = mem::take(&mut self.len);
-        // However it ends, what was not looked at is kept and moves down over the gap.
-        let mut sieve = Sieve { vector: self, len, seen: 0, kept: 0 };
-        while sieve.seen < len {
-            let start = sieve.vector.start.as_ptr();
-            // SAFETY: not looked at yet, so it is there.
-            let element = unsafe { &mut *start.add(sieve.seen) };
-            if keep(element) {
-                // SAFETY: moves down into the gap, or onto itself.
-                unsafe { ptr::copy(start.add(sieve.seen), start.add(sieve.kept), 1) };
-                (sieve.seen, sieve.kept) = (sieve.seen + 1, sieve.kept + 1);
-            } else {
-                sieve.seen += 1;
-                // SAFETY: counted out above, so that it is dropped once even if that panics.
-                unsafe { ptr::drop_in_place(element) };
-            }
-        }
-    }
-
-    /// Drops each element that equals the one before it.
-    pub fn dedup(&mut self)
-    where
-        T: PartialEq,
-    {
-        let mut last: Option<NonNull<T>> = None;
-        let start = self.start;
-        let mut index = 0;
-        self.retain_mut(|element| {
-            // SAFETY: `last` is where the last element that was kept moved to, below this one.
-            if last.is_some_and(|last| unsafe { last.as_ref() } == element) {
-                return false;
-            }
-            // SAFETY: the place this element will have: fewer were kept than looked at.
-            last = Some(unsafe { start.add(index) });
-            index += 1;
-            true
-        });
-    }
-
-    /// Takes the elements of a range out, and moves those behind them down when the iterator is
-    /// dropped.
-    ///
-    /// # Panics
-    ///
-    /// If the range begins after it ends, or ends after the last element.
-    pub fn drain(&mut self, range: impl RangeBounds<usize>) -> Drain<'_, T, O> {
-        let from = match range.start_bound() {
-            Bound::Included(&from) => from,
-            Bound::Excluded(&before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&last) => last.saturating_add(1),
-            Bound::Excluded(&end) => end,
-            Bound::Unbounded => self.len,
-        };
-        assert!(from <= end && end <= self.len, "drain {from}..{end} of {} elements", self.len);
-        Drain::new(self, from, end)
-    }
-
     /// The memory below, to name it, to look at it or to advise the system; `None` where there is
     /// none.
     pub fn reservation(&self) -> Option<&Reservation<O>> {
         self.reservation.as_ref()
-    }
-
-    /// Gives back the memory that no element lies in, all of it.
-    pub fn shrink_to_fit(&mut self) -> Result<(), Error> {
-        self.decommit(self.len)
-    }
-
-    /// Commits memory for `additional` more elements, and for some after them.
-    #[cold]
-    #[inline(never)]
-    fn grow(&mut self, additional: usize) -> Result<(), Error> {
-        let (len, capacity) = (self.len, self.capacity);
-        let full = || {
-            let wanted = len.saturating_add(additional).saturating_mul(size_of::<T>());
-            let bytes = capacity.saturating_mul(size_of::<T>());
-            Error::new(Operation::Map, 0, wanted, ErrorKind::OutOfBounds { len: bytes })
-        };
-        let needed = len.checked_add(additional).filter(|&needed| needed <= capacity);
-        let (Some(needed), Some(reservation)) = (needed, &mut self.reservation) else {
-            return Err(full());
-        };
-        let page_size = reservation.os().page_size();
-        let from = (self.committed * size_of::<T>()).next_multiple_of(page_size);
-        if from < self.mapped {
-            // What the system refused to take back may be in any state: it is given back before
-            // it is used again.
-            reservation.fault(from, self.mapped - from)?;
-            self.mapped = from;
-        }
-        let least = (needed * size_of::<T>()).next_multiple_of(page_size);
-        let step = (least / 2).clamp(LEAST_STEP, MOST_STEP).next_multiple_of(page_size);
-        let mut end = least.saturating_add(step).min(reservation.len());
-        while let Err(error) = reservation.map(from, end - from, Protection::ReadWrite) {
-            if end == least {
-                return Err(error);
-            }
-            end = least + (((end - least) / 2) & !(page_size - 1));
-        }
-        self.mapped = end;
-        reservation.used(from, end - from)?;
-        self.committed = (end / size_of::<T>()).min(self.capacity);
-        Ok(())
-    }
-
-    /// Gives memory back after the vector became shorter, if it became much shorter: growing
-    /// commits half as much again, so a length that goes to and fro by a quarter asks the system for
-    /// nothing.
-    #[inline]
-    fn settle(&mut self) {
-        if !Self::ZERO_SIZED && self.committed / 2 > self.len {
-            self.settle_slow();
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn settle_slow(&mut self) {
-        if self.committed * size_of::<T>() > 4 * LEAST_STEP {
-            let keep = self.len + self.len / 4 + LEAST_STEP / size_of::<T>();
-            // A system that refuses to take memory back leaves it in use: nothing is lost.
-            let _ = self.decommit(keep);
-        }
-    }
-
-    /// Gives back what lies behind the memory of `keep` elements.
-    fn decommit(&mut self, keep: usize) -> Result<(), Error> {
-        let Some(reservation) = &mut self.reservation else { return Ok(()) };
-        let page_size = reservation.os().page_size();
-        let from = (keep.min(self.capacity) * size_of::<T>()).next_multiple_of(page_size);
-        if from >= self.mapped {
-            return Ok(());
-        }
-        // Even if the system refuses half way: nothing beyond is used before `grow`.
-        self.committed = (from / size_of::<T>()).min(self.capacity);
-        reservation.fault(from, self.mapped - from)?;
-        self.mapped = from;
-        Ok(())
-    }
-}
-
-/// Gives memory back once elements were dropped, even if dropping one of them panicked.
-struct SettleOnDrop<'a, T, O: Os>(&'a mut VmVec<T, O>);
-
-impl<T, O: Os> Drop for SettleOnDrop<'_, T, O> {
-    fn drop(&mut self) {
-        self.0.settle();
-    }
-}
-
-/// A vector in the middle of [`retain_mut`](VmVec::retain_mut).
-struct Sieve<'a, T, O: Os> {
-    vector: &'a mut VmVec<T, O>,
-    len: usize,
-    seen: usize,
-    kept: usize,
-}
-
-impl<T, O: Os> Drop for Sieve<'_, T, O> {
-    fn drop(&mut self) {
-        let rest = self.len - self.seen;
-        let start = self.vector.start.as_ptr();
-        // SAFETY: what was not looked at moves down behind what was kept.
-        unsafe { ptr::copy(start.add(self.seen), start.add(self.kept), rest) };
-        self.vector.len = self.kept + rest;
-        self.vector.settle();
     }
 }
 

@@ -29,6 +29,9 @@ enum Step {
     Resize(usize, u32),
     RetainMultiples(u32),
     Dedup,
+    DedupByKey(u32),
+    ExtendFromWithin(usize, usize),
+    ShrinkTo(usize),
     /// A range, and how much of it is taken from the front and the back.
     Drain(usize, usize, usize, usize),
     Reserve(usize),
@@ -50,6 +53,10 @@ fn step() -> impl Strategy<Value = Step> {
         (0..200_000usize, any::<u32>()).prop_map(|(len, value)| Step::Resize(len, value)),
         (1..4u32).prop_map(Step::RetainMultiples),
         Just(Step::Dedup),
+        (1..5u32).prop_map(Step::DedupByKey),
+        (any::<usize>(), any::<usize>())
+            .prop_map(|(from, len)| Step::ExtendFromWithin(from, len % 5000)),
+        (0..300_000usize).prop_map(Step::ShrinkTo),
         (any::<usize>(), any::<usize>(), 0..4usize, 0..4usize)
             .prop_map(|(from, end, front, back)| Step::Drain(from, end, front, back)),
         (0..100_000usize).prop_map(Step::Reserve),
@@ -110,6 +117,20 @@ proptest! {
                 Step::Dedup => {
                     ours.dedup();
                     model.dedup();
+                }
+                Step::DedupByKey(by) => {
+                    ours.dedup_by_key(|value| *value / by);
+                    model.dedup_by_key(|value| *value / by);
+                }
+                Step::ExtendFromWithin(from, more) => {
+                    let from = from % (len + 1);
+                    let range = from..len.min(from + more);
+                    ours.extend_from_within(range.clone()).unwrap();
+                    model.extend_from_within(range);
+                }
+                Step::ShrinkTo(committed) => {
+                    ours.shrink_to(committed).unwrap();
+                    prop_assert!(ours.committed() >= len);
                 }
                 Step::Drain(from, end, front, back) => {
                     let end = end % (len + 1);
@@ -391,4 +412,36 @@ fn a_failure_at_any_call_loses_no_element_and_no_memory() {
         }
         assert_eq!(account.figures().reserved + account.figures().ready, 0, "call {n} failed");
     }
+}
+
+#[test]
+fn what_is_leaked_stays_and_is_dropped_by_nobody() {
+    let os = Linux::new(Simulated::new(Settings::heap(MIB)));
+    let account = account();
+    let dropped = Rc::new(());
+    let mut vector = VmVec::with_capacity_in(os, 100, account).unwrap();
+    vector.extend((0..10).map(|_| dropped.clone())).unwrap();
+    let leaked = vector.leak();
+    assert_eq!(leaked.len(), 10);
+    assert_eq!(Rc::strong_count(&dropped), 11);
+    assert!(account.figures().ready > 0);
+    // What is forgotten can be dropped all the same.
+    // SAFETY: initialized, and dropped once.
+    unsafe { std::ptr::drop_in_place(leaked) };
+    assert_eq!(Rc::strong_count(&dropped), 1);
+}
+
+#[test]
+fn the_element_before_may_be_changed_while_duplicates_are_dropped() {
+    let mut vector = VmVec::with_capacity(100).unwrap();
+    vector.extend([1u32, 1, 1, 2, 3, 3]).unwrap();
+    // Counts how many were the same.
+    let mut counts = VmVec::with_capacity(100).unwrap();
+    counts.extend(vector.iter().map(|&value| (value, 1))).unwrap();
+    counts.dedup_by(|one, before| {
+        let same = one.0 == before.0;
+        before.1 += i32::from(same);
+        same
+    });
+    assert_eq!(counts, [(1, 3), (2, 1), (3, 2)]);
 }
