@@ -241,12 +241,28 @@ impl<O: CodeMemory> CodeRegion<O> {
     /// Writes code to pages that are not published. What they held stays where it is not
     /// overwritten.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), CodeError> {
-        if bytes.is_empty() {
+        self.write_with(offset, bytes.len(), |place| {
+            // SAFETY: as many bytes are writable there, and not part of what is written.
+            unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        })
+    }
+
+    /// [`write`](CodeRegion::write) in place: `work` is given a pointer to `len` writable bytes,
+    /// which are executed later as those at `offset`, and is what an assembler emits to or a linker
+    /// relocates in. The pointer is good for that long only. What the bytes hold is what was
+    /// written there before, or unspecified.
+    pub fn write_with(
+        &mut self,
+        offset: usize,
+        len: usize,
+        work: impl FnOnce(*mut u8),
+    ) -> Result<(), CodeError> {
+        if len == 0 {
             return Ok(());
         }
         let page = self.code.os().page_size();
         let first = offset & !(page - 1);
-        let end = offset.saturating_add(bytes.len()).saturating_add(page - 1) & !(page - 1);
+        let end = offset.saturating_add(len).saturating_add(page - 1) & !(page - 1);
         self.each_run(first, end - first, |region, at, _| match region.published(at) {
             true => Err(CodeError::Published(at)),
             false => Ok(()),
@@ -257,12 +273,7 @@ impl<O: CodeMemory> CodeRegion<O> {
             }
             Ok(())
         })?;
-        self.while_writable(|region| {
-            let place = region.writable(offset);
-            // SAFETY: the pages are Ready and writable here, and `&mut self` keeps other writers
-            // out.
-            unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        });
+        self.while_writable(|region| work(region.writable(offset)));
         Ok(())
     }
 
@@ -383,14 +394,20 @@ impl<O: CodeMemory> CodeRegion<O> {
 
     /// Runs `work` while the calling thread can write at [`writable`](CodeRegion::writable).
     fn while_writable(&self, work: impl FnOnce(&CodeRegion<O>)) {
-        let per_thread = matches!(self.writing, Writing::PerThread);
-        if per_thread {
-            self.code.os().let_thread_write(true);
+        /// Lets the thread execute again, also if `work` panics.
+        struct Writes<'a, O: CodeMemory>(Option<&'a O>);
+        impl<O: CodeMemory> Drop for Writes<'_, O> {
+            fn drop(&mut self) {
+                if let Some(os) = self.0 {
+                    os.let_thread_write(false);
+                }
+            }
+        }
+        let writes = Writes(matches!(self.writing, Writing::PerThread).then(|| self.code.os()));
+        if let Some(os) = writes.0 {
+            os.let_thread_write(true);
         }
         work(self);
-        if per_thread {
-            self.code.os().let_thread_write(false);
-        }
     }
 
     /// The reservation in which code is written.

@@ -252,3 +252,33 @@ fn discarding_gives_the_memory_back() {
         assert!(left + len / 2 < full, "{mechanism}: {full} bytes, then {left}");
     }
 }
+
+/// An assembler writes where the code will lie, and a linker changes what it wrote.
+#[test]
+fn code_is_made_in_place() {
+    for mechanism in mechanisms() {
+        let mut region = region(mechanism);
+        let (first, second) = (returns(1), returns(2));
+        let len = first.len();
+        region
+            .write_with(64, len, |place| {
+                // SAFETY: so many bytes are writable.
+                unsafe { std::slice::from_raw_parts_mut(place, len) }.copy_from_slice(&first);
+            })
+            .unwrap();
+        region
+            .write_with(64, len, |place| {
+                // SAFETY: written before.
+                let code = unsafe { std::slice::from_raw_parts_mut(place, len) };
+                assert_eq!(code, first);
+                code.copy_from_slice(&second);
+            })
+            .unwrap();
+        region.publish(0, page_size()).unwrap();
+        assert_eq!(call(&region, 64), 2);
+        let again = region.write_with(64, 1, |_| unreachable!("it is published"));
+        assert_eq!(again, Err(CodeError::Published(0)));
+        let outside = region.write_with(MIB - 1, 2, |_| unreachable!("it is outside"));
+        assert!(matches!(outside, Err(CodeError::Memory(_))), "{outside:?}");
+    }
+}

@@ -11,7 +11,8 @@ pub enum CodeMechanism {
     /// One memory object, seen executable at one address and writable at another: code can be
     /// changed while it runs. Linux (`memfd_create`), FreeBSD (`SHM_ANON`), NetBSD from 8.0 on
     /// (`MAP_REMAPDUP`), Windows (sections of the paging file). On Windows the executable view
-    /// shows pages from when they were written to, not only from when they were published.
+    /// shows pages from when they were written to, not only from when they were published. Where
+    /// Linux measures what is executed (IMA), each publishing may cost a hash of the object.
     TwoViews,
     /// One view of which each thread says whether it writes to it or executes it: code can be
     /// changed while others run it. macOS on Apple silicon (`MAP_JIT`,

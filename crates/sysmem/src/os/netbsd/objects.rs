@@ -1,7 +1,8 @@
 //! Memory objects by mremap(2) with `MAP_REMAPDUP`, which maps memory once more.
 //!
 //! An object is a shared anonymous mapping that allows nothing, and each view is that mapping again.
-//! Shared, because views of private memory would no longer agree in a forked child. What a view
+//! Shared, because views of private memory were seen not to agree at all times (NetBSD 9 and 10
+//! beta: asmjit's issue 399), and would not in a forked child. What a view
 //! shows is a matter of its protection: PaX MPROTECT lets it have any that the first mapping asked
 //! for with `PROT_MPROTECT` (mmap(2), mremap(2) of NetBSD 10.1; sys/uvm/uvm_mremap.c).
 
