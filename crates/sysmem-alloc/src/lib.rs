@@ -38,9 +38,11 @@ mod gate;
 mod hook;
 mod large;
 mod lifecycle;
+mod limit;
 mod metadata;
 mod misuse;
 mod page_map;
+mod pressure;
 pub mod samples;
 mod sampling;
 mod scavenger;
@@ -62,6 +64,7 @@ use sysmem_pages::{Accounts, Options, PageHeap};
 use crate::span::Span;
 
 pub use hook::{Occasion, set_slow_path_hook};
+pub use limit::{MemoryLimit, set_memory_limit};
 pub use sampling::{Recorder, start_sampling};
 pub use scavenger::start_scavenger;
 pub use statistics::{
@@ -290,11 +293,4 @@ pub fn release() -> usize {
         lifecycle::tidy(heap);
     }
     PAGES.release_all()
-}
-
-/// Limits the memory of the heap to `soft` and `hard` bytes, `usize::MAX` for no limit. Above the
-/// soft limit allocations first give back what is free; above the hard limit they fail. See
-/// [`PageHeap::set_limit`].
-pub fn set_memory_limit(soft: usize, hard: usize) {
-    PAGES.set_limit(soft, hard);
 }

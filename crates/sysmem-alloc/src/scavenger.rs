@@ -18,11 +18,15 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsiz
 use core::time::Duration;
 
 use sysmem::native::keeping_errno;
+use sysmem::{Native, Os};
 use sysmem_pages::Scavenger;
 
 use crate::hook::{self, Occasion};
+use crate::pressure::Gauge;
 use crate::visitor::{self, Visitor};
 use crate::{ACCOUNTS, PAGES, lifecycle};
+
+static NATIVE: Native = Native::NEW;
 
 /// The thread is started when more than this is free and backed.
 const START_ABOVE: usize = 32 << 20;
@@ -167,8 +171,14 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     }
     let mut scavenger = Scavenger::new();
     let mut visitor = Visitor::new();
+    let mut gauge = Gauge::new();
     while !MAIN_ENDED.load(Acquire) {
-        let heaps = scavenger.share_budget(&PAGES, || visitor.step()).unwrap_or_else(|wait| wait);
+        let heaps = scavenger.share_budget(&PAGES, || {
+            gauge.read(NATIVE.monotonic_time());
+            visitor.step()
+        });
+        let heaps = heaps.unwrap_or_else(|wait| wait);
+        scavenger.set_pressure(gauge.short);
         let wait = scavenger.step(&PAGES).map_or(heaps, |pages| pages.min(heaps));
         if wait != Duration::ZERO {
             ROUND.fetch_add(1, Relaxed);

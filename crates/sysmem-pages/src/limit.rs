@@ -14,6 +14,8 @@ pub(crate) struct Limits {
     soft: usize,
     hard: usize,
     shift: u32,
+    /// What an error calls the hard one.
+    name: fn(u64) -> Limit,
 }
 
 impl Limits {
@@ -42,8 +44,14 @@ impl<O: Os + Clone> PageHeap<O> {
     /// [`OutOfMemory`](ErrorKind::OutOfMemory) and [`Limit::Heap`]. What is in use already stays. The
     /// heap's own records do not count.
     pub fn set_limit(&self, soft: usize, hard: usize) {
+        self.set_named_limit(soft, hard, Limit::Heap);
+    }
+
+    /// As [`set_limit`](PageHeap::set_limit), where the hard limit is another's: errors call it as
+    /// `name` does, say [`Limit::ControlGroup`].
+    pub fn set_named_limit(&self, soft: usize, hard: usize, name: fn(u64) -> Limit) {
         let shift = self.page_shift();
-        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift, shift };
+        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift, shift, name };
         self.lock().limits = (soft.min(hard) != usize::MAX).then_some(limits);
     }
 
@@ -85,7 +93,7 @@ impl<O: Os + Clone> PageHeap<O> {
     #[cold]
     pub(crate) fn refusal(&self, pages: &Pages<O>, npages: usize) -> Error {
         let hard =
-            pages.limits.map(|limits| Limit::Heap((limits.hard << self.page_shift()) as u64));
+            pages.limits.map(|limits| (limits.name)((limits.hard << self.page_shift()) as u64));
         let kind = ErrorKind::OutOfMemory { errno: None, limit: hard };
         Error::new(Operation::AllocatePages, 0, npages << self.page_shift(), kind)
     }

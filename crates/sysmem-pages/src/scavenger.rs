@@ -7,6 +7,7 @@
 //!
 //! - What was in use at the peaks of the last half second is held back: a load that goes up and
 //!   down faster than that keeps its memory. A sixteenth of what is in use, or 1 MiB, always stays.
+//!   Where others wait for memory, nothing is held back.
 //! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
 //!   was handed out from it or freed to it for two looks.
 //! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
@@ -87,6 +88,7 @@ pub struct Scavenger {
     looks: usize,
     next_look: Duration,
     search: Search,
+    under_pressure: bool,
 }
 
 impl Scavenger {
@@ -98,6 +100,7 @@ impl Scavenger {
             looks: 0,
             next_look: Duration::ZERO,
             search: Search::DONE,
+            under_pressure: false,
         }
     }
 
@@ -110,6 +113,11 @@ impl Scavenger {
         let next = self.step_at(now, heap);
         self.budget.spend(heap.os.thread_cpu_time().saturating_sub(began));
         next
+    }
+
+    /// Says whether memory is short for others, who wait for it: from then on nothing is held back.
+    pub fn set_pressure(&mut self, under_pressure: bool) {
+        self.under_pressure = under_pressure;
     }
 
     /// Has the owner do work of its own that gives memory back, and charges it to the same budget. If
@@ -140,8 +148,12 @@ impl Scavenger {
             self.search = Search::quiet_at(look);
         }
         let needed = self.peaks.into_iter().max().unwrap_or(0);
+        let under_pressure = self.under_pressure;
         if !self.search.done {
             heap.scavenge(&mut self.search, |pages| {
+                if under_pressure {
+                    return pages.idle.min(STEP >> heap.page_shift());
+                }
                 let kept = pages.kept(heap.page_shift());
                 let held = needed.saturating_sub(pages.in_use).max(kept).min(pages.room_for_idle());
                 pages.idle.saturating_sub(held).min(STEP >> heap.page_shift())

@@ -282,6 +282,24 @@ fn it_sleeps_until_the_heap_calls() {
 }
 
 #[test]
+fn nothing_is_held_back_while_others_wait_for_memory() {
+    let mut machine = Machine::new(Duration::ZERO);
+    let kept: Vec<Run> = (0..50).map(|_| machine.touched(HUGE)).collect();
+    let peak: Vec<Run> = (0..50).map(|_| machine.touched(HUGE)).collect();
+    peak.into_iter().for_each(|run| machine.free(run));
+    machine.run(Duration::from_secs(2));
+    // A sixteenth of what is in use.
+    assert!((5 * MIB..8 * MIB).contains(&machine.free_backed()), "{}", machine.free_backed());
+    machine.scavenger.set_pressure(true);
+    machine.run(Duration::from_secs(1));
+    assert_eq!(machine.free_backed(), 0);
+    machine.scavenger.set_pressure(false);
+    kept.into_iter().take(2).for_each(|run| machine.free(run));
+    machine.run(Duration::from_secs(1));
+    assert_eq!(machine.free_backed(), 4 * MIB);
+}
+
+#[test]
 fn without_a_scavenger_freeing_gives_back() {
     let machine = Machine::new(Duration::ZERO);
     let free_60 = || {

@@ -2,14 +2,17 @@
 
 use core::ffi::CStr;
 
+use sysmem_alloc::MemoryLimit;
+
 /// Does what the environment says; for the library's constructor. That of a setuid program is not
 /// to be trusted.
 pub(crate) fn apply() {
     if variable(c"SYSMEM_SCAVENGER") != Some(b"off") {
         sysmem_alloc::start_scavenger();
     }
-    let limit = |name| variable(name).and_then(bytes).unwrap_or(usize::MAX);
-    sysmem_alloc::set_memory_limit(
+    let limit = |name| variable(name).and_then(limit).unwrap_or_default();
+    // A group that cannot be read limits nothing.
+    let _ = sysmem_alloc::set_memory_limit(
         limit(c"SYSMEM_MEMORY_LIMIT"),
         limit(c"SYSMEM_MEMORY_LIMIT_HARD"),
     );
@@ -25,6 +28,21 @@ fn variable(name: &CStr) -> Option<&'static [u8]> {
     unsafe {
         let value = libc::getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes())
+    }
+}
+
+/// A number of bytes, or `cgroup` for the limit of the control group, with `-` and the head room in
+/// bytes behind it or without.
+fn limit(text: &[u8]) -> Option<MemoryLimit> {
+    let Some(room) = text.strip_prefix(b"cgroup") else {
+        return bytes(text).map(MemoryLimit::Bytes);
+    };
+    match room.split_first() {
+        None => Some(MemoryLimit::ControlGroup { head_room: None }),
+        Some((b'-', room)) => {
+            bytes(room).map(|room| MemoryLimit::ControlGroup { head_room: Some(room) })
+        }
+        Some(_) => None,
     }
 }
 
@@ -46,7 +64,7 @@ fn bytes(text: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{MemoryLimit, bytes, limit};
 
     #[test]
     fn sizes_are_bytes_or_powers_of_1024() {
@@ -69,6 +87,22 @@ mod tests {
             ("999999999999999999999", None),
         ] {
             assert_eq!(bytes(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_size_or_the_control_groups_with_room_beside_it() {
+        let of_group = |head_room| Some(MemoryLimit::ControlGroup { head_room });
+        for (text, expected) in [
+            ("64M", Some(MemoryLimit::Bytes(64 << 20))),
+            ("cgroup", of_group(None)),
+            ("cgroup-64M", of_group(Some(64 << 20))),
+            ("cgroup-", None),
+            ("cgroup-x", None),
+            ("cgroups", None),
+            ("", None),
+        ] {
+            assert_eq!(limit(text.as_bytes()), expected, "{text:?}");
         }
     }
 }

@@ -111,6 +111,8 @@ pub enum Limit {
     HugePages(u64),
     /// The memory limit that the owner of a page heap set, in bytes.
     Heap(u64),
+    /// What the memory limit of the process's control group leaves a page heap, in bytes.
+    ControlGroup(u64),
 }
 
 /// What was wrong.
@@ -271,6 +273,9 @@ impl fmt::Display for Limit {
                 write!(f, "the system has set {count} huge pages aside (raise vm.nr_hugepages)")
             }
             Limit::Heap(bytes) => write!(f, "the memory limit of the heap is {}", Human(bytes)),
+            Limit::ControlGroup(bytes) => {
+                write!(f, "the memory limit of the control group leaves the heap {}", Human(bytes))
+            }
         }
     }
 }

@@ -1,0 +1,76 @@
+use sysmem::usage::{self, ControlGroup, NO_LIMIT, Process};
+use sysmem::{Error, Limit};
+
+use crate::PAGES;
+
+/// How much memory the heap may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// As much as there is.
+    #[default]
+    None,
+    /// So many bytes.
+    Bytes(usize),
+    /// What the control group of the process may have, less some room for what is not the heap's:
+    /// stacks, files in memory, other processes of the group. Without a limit on the group there is
+    /// none.
+    ControlGroup {
+        /// The room in bytes; `None` is a tenth of the group's limit for a soft limit and a
+        /// twentieth for a hard one.
+        head_room: Option<usize>,
+    },
+}
+
+/// Limits the memory of the heap. Above the soft limit allocations first give back what is free;
+/// above the hard limit they fail. See [`PageHeap::set_limit`].
+///
+/// The control group is asked once, here, without an allocation; a soft limit of a group is also what
+/// it is slowed down from (memory.high). If it cannot be read, nothing is limited.
+///
+/// [`PageHeap::set_limit`]: sysmem_pages::PageHeap::set_limit
+pub fn set_memory_limit(soft: MemoryLimit, hard: MemoryLimit) -> Result<(), Error> {
+    let from_group = |limit| matches!(limit, MemoryLimit::ControlGroup { .. });
+    let group = match from_group(soft) || from_group(hard) {
+        true => usage::control_group(Process::Own)?,
+        false => ControlGroup::default(),
+    };
+    let name = if from_group(hard) { Limit::ControlGroup } else { Limit::Heap };
+    let soft = bytes(soft, [group.limit, group.process_limit, group.slowed_from], 10);
+    let hard = bytes(hard, [group.limit, group.process_limit, None], 20);
+    PAGES.set_named_limit(soft, hard, name);
+    Ok(())
+}
+
+/// A limit in bytes, `usize::MAX` for none; of a group it is the least of these.
+fn bytes(limit: MemoryLimit, group: [Option<u64>; 3], default_part: u64) -> usize {
+    match limit {
+        MemoryLimit::None => usize::MAX,
+        MemoryLimit::Bytes(bytes) => bytes,
+        MemoryLimit::ControlGroup { head_room } => {
+            let least = group.into_iter().flatten().min().filter(|&least| least < NO_LIMIT);
+            let Some(least) = least else { return usize::MAX };
+            let room = head_room.map_or(least / default_part, |bytes| bytes as u64);
+            usize::try_from(least.saturating_sub(room)).unwrap_or(usize::MAX)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_group_leaves_room_and_no_limit_is_none() {
+        const MIB: u64 = 1 << 20;
+        let of_group = |head_room, group| bytes(MemoryLimit::ControlGroup { head_room }, group, 10);
+        let limited = [Some(1000 * MIB), None, None];
+        assert_eq!(of_group(None, limited), (900 * MIB) as usize);
+        assert_eq!(of_group(Some(64 << 20), limited), (936 * MIB) as usize);
+        assert_eq!(of_group(Some(usize::MAX), limited), 0);
+        assert_eq!(of_group(None, [Some(NO_LIMIT), None, Some(500 * MIB)]), (450 * MIB) as usize);
+        assert_eq!(of_group(None, [Some(NO_LIMIT), None, Some(NO_LIMIT)]), usize::MAX);
+        assert_eq!(of_group(None, [None; 3]), usize::MAX);
+        assert_eq!(bytes(MemoryLimit::Bytes(7), limited, 10), 7);
+        assert_eq!(bytes(MemoryLimit::None, limited, 10), usize::MAX);
+    }
+}
