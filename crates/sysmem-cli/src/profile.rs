@@ -345,9 +345,9 @@ mod tests {
     #[test]
     fn a_free_seen_together_with_its_sample_comes_behind_it() {
         let mut profiler = profiler();
-        for _ in 0..100 {
-            let name = sample(&profiler, 1, 1 << 20, 5);
-            profiler.samples.leave_free(name, 5);
+        for time_ns in 0..100 {
+            let name = sample(&profiler, 1, 1 << 20, time_ns);
+            profiler.samples.leave_free(name, time_ns);
         }
         profiler.collect();
         assert!(profiler.live.is_empty());
