@@ -5,7 +5,7 @@
 //! Where it may be free, it is taken back without replacing anything; where that fails, the range
 //! is [`ErrorKind::Lost`].
 
-use super::{Leaves, MAP_FIXED, NotPlaced, Unix, UnixRules, bits, stack_flags};
+use super::{Leaves, MAP_FIXED, Unix, UnixRules, bits, stack_flags};
 use crate::calls::UnixCalls;
 use crate::os::{PageRange, Policy};
 use crate::{Errno, Error, ErrorKind, Operation, Protection};
@@ -49,14 +49,13 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
             Ok(_) => Replaced::Fresh,
             Err(errno) => match R::refusal_leaves(errno) {
                 Leaves::Kept => return Replaced::Kept(errno),
-                // If the place is free, taking it again makes it reserved. Where it is taken, it
-                // may be so by what was there, or by another thread.
+                // If the place is free, taking it again makes it reserved. Where that fails, the
+                // place may be taken by what was there, or by another thread; a limit may have
+                // refused the second call as it did the first.
                 leaves => match R::reserve_at(self, start.addr(), len, policy) {
                     Ok(_) if protection == Protection::NoAccess => Replaced::Fresh,
                     Ok(_) => Replaced::Reserved(errno),
-                    Err(NotPlaced::Taken | NotPlaced::Unclear(_))
-                        if leaves == Leaves::Unknown && R::still_mapped(&self.kernel, range) =>
-                    {
+                    Err(_) if leaves == Leaves::Unknown && R::still_mapped(&self.kernel, range) => {
                         return Replaced::Kept(errno);
                     }
                     Err(_) => return Replaced::Lost,
