@@ -223,12 +223,19 @@ fn ticks(pid: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn a_process_is_sampled_until_it_has_no_memory() {
         let figures = FiguresFile::create().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        // It has answered: it is the program, not the child that is about to become it.
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         let mut sampler = Sampler::new(pid, Instant::now(), true);
         sampler.take(&figures);
