@@ -1,3 +1,5 @@
+mod applying;
+mod batch;
 mod capabilities;
 
 use core::ffi::CStr;
@@ -6,9 +8,9 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::os::{
-    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, ReserveOptions, Source,
-};
+use applying::Plan;
+
+use crate::os::{GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, ReserveOptions};
 use crate::registry::{Entry, Registry, lost};
 use crate::state_map::{Page, Shape};
 use crate::{Account, Error, ErrorKind, Operation, Protection, State};
@@ -38,17 +40,6 @@ pub struct Reservation<O: Os = crate::Native> {
 unsafe impl<O: Os + Send> Send for Reservation<O> {}
 // SAFETY: what takes `&self` only reads atomics, or is unsafe and says who may call it.
 unsafe impl<O: Os> Sync for Reservation<O> {}
-
-/// What an operation does with a page.
-#[derive(Clone, Copy, PartialEq)]
-enum Plan {
-    /// It does not start from this page's state.
-    Refuse(ErrorKind),
-    /// The page is as it should be.
-    Keep,
-    /// The system is asked, then the page is this.
-    Become(Page),
-}
 
 impl Reservation {
     /// None → Reserved: takes address space from the running system.
@@ -277,72 +268,6 @@ impl<O: Os> Reservation<O> {
         )
     }
 
-    /// [`unused_shared`](Reservation::unused_shared) for many ranges, given as pointers, in as
-    /// few system calls as the system allows. Every page has the same protection.
-    ///
-    /// # Safety
-    ///
-    /// As for [`map_shared`](Reservation::map_shared), for each range.
-    #[track_caller]
-    pub unsafe fn unused_batch_shared(
-        &self,
-        ranges: &[PageRange],
-        how: GiveBack,
-    ) -> Result<(), BatchError> {
-        let Some(first) = ranges.first() else { return Ok(()) };
-        if self.policy().source == Source::Object {
-            return Err(BatchError {
-                done: 0,
-                error: first.error(Operation::Unused, ErrorKind::View),
-            });
-        }
-        let mut protection = None;
-        let offset_of =
-            |range: &PageRange| range.start.addr().wrapping_sub(self.start.addr().get());
-        for range in ranges {
-            let refuse = |error| BatchError { done: 0, error };
-            let (at, end) =
-                self.pages(Operation::Unused, (offset_of(range), range.len)).map_err(refuse)?;
-            let mut start = at;
-            while start < end {
-                let (page, run_end) = self.entry().states.run(start, end, self.shape());
-                let plan = plan_unused(page);
-                let common = *protection.get_or_insert(page.protection());
-                let wrong = match plan {
-                    _ if page.is_guard() => Some(ErrorKind::Guard),
-                    Plan::Refuse(kind) => Some(kind),
-                    _ if page.protection() != common => {
-                        Some(ErrorKind::WrongProtection { found: page.protection() })
-                    }
-                    _ => None,
-                };
-                if let Some(kind) = wrong {
-                    return Err(refuse(range.error(Operation::Unused, kind)));
-                }
-                start = run_end;
-            }
-            let pool = self.registry().pool(&self.os);
-            self.entry().states.make_room(at, end, self.shape(), &pool).map_err(refuse)?;
-        }
-        let protection = protection.unwrap_or(Protection::NoAccess);
-        debug_assert!(first.len > 0);
-        // SAFETY: the ranges are ours; the caller keeps others out and gives contents up.
-        let result = unsafe { self.os.unused_batch(ranges, protection, how, self.policy()) };
-        let done = result.map_or_else(|stopped| stopped.done, |()| ranges.len());
-        if matches!(&result, Err(stopped) if stopped.error.kind() == ErrorKind::Lost) {
-            self.entry().lost.store(true, Relaxed);
-        }
-        for range in &ranges[..done] {
-            let page_size = self.os.page_size();
-            let at = offset_of(range) / page_size;
-            let end = at + range.len / page_size;
-            let before = self.entry().states.count(at, end, self.shape());
-            self.note((at, end), before, Page::new(State::Prepared, protection));
-            self.registry().remember(Operation::Unused, *range);
-        }
-        result
-    }
-
     /// Hint: build this range out of huge pages.
     #[doc(alias = "sysHugePageOS")]
     pub fn huge_page(&self, offset: usize, len: usize) -> Result<(), Error> {
@@ -493,121 +418,6 @@ impl<O: Os> Reservation<O> {
         }
         Ok(())
     }
-
-    /// Asks `plan` about every page of a range; if none refuses, makes one call for each run of
-    /// pages that allow the same and are to become the same, and keeps the books of what
-    /// succeeded.
-    #[track_caller]
-    fn apply(
-        &self,
-        operation: Operation,
-        part: (usize, usize),
-        plan: impl Fn(Page) -> Plan,
-        call: impl Fn(PageRange, Page) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let (first, end) = self.pages(operation, part)?;
-        if may_not_be_of_views(operation) && self.policy().source == Source::Object {
-            return Err(self.range(operation, part)?.error(operation, ErrorKind::View));
-        }
-        let (states, shape) = (&self.entry().states, self.shape());
-        let page_size = self.os.page_size();
-        let range = |at: usize, end: usize| {
-            let start = self.start.as_ptr().wrapping_add(at * page_size);
-            PageRange::new(start, (end - at) * page_size)
-        };
-        let first_run = states.run(first, end, shape);
-        let (mut at, (mut page, mut run_end)) = (first, first_run);
-        loop {
-            if page.is_guard() && !may_meet_guards(operation) {
-                return Err(range(at, run_end).error(operation, ErrorKind::Guard));
-            }
-            if let Plan::Refuse(kind) = plan(page) {
-                return Err(range(at, run_end).error(operation, kind));
-            }
-            if run_end == end {
-                break;
-            }
-            at = run_end;
-            (page, run_end) = states.run(at, end, shape);
-        }
-        let (mut at, mut run) = (first, first_run);
-        while at < end {
-            let (page, mut run_end) = run;
-            let what = plan(page);
-            let mut before = [0; 3];
-            before[page.state() as usize] += run_end - at;
-            while run_end < end {
-                run = states.run(run_end, end, shape);
-                let (next, next_end) = run;
-                if plan(next) != what || next.protection() != page.protection() {
-                    break;
-                }
-                before[next.state() as usize] += next_end - run_end;
-                run_end = next_end;
-            }
-            if let Plan::Become(to) = what {
-                states.make_room(at, run_end, shape, &self.registry().pool(&self.os))?;
-                let range = range(at, run_end);
-                call(range, to)
-                    .map_err(|error| self.undo(operation, range, page.protection(), error))?;
-                self.note((at, run_end), before, to);
-                self.registry().remember(operation, range);
-            }
-            at = run_end;
-        }
-        Ok(())
-    }
-
-    /// After a call that failed: sees to it that the range allows what it allowed before, or that
-    /// the reservation says it is lost.
-    #[cold]
-    fn undo(
-        &self,
-        operation: Operation,
-        range: PageRange,
-        protection: Protection,
-        error: Error,
-    ) -> Error {
-        let whole = match operation {
-            _ if error.kind() == ErrorKind::Lost => false,
-            // Nothing was tried.
-            _ if error.kind() == ErrorKind::NotSupported => true,
-            // A protection is changed mapping by mapping, and a limit may stop that half way.
-            Operation::Fault | Operation::Protect | Operation::Guard => {
-                // SAFETY: the range is ours, allowed this before, and its user keeps others out.
-                unsafe { self.os.protect(range, protection) }.is_ok()
-            }
-            _ => true,
-        };
-        if whole {
-            return error;
-        }
-        self.entry().lost.store(true, Relaxed);
-        range.error(operation, ErrorKind::Lost)
-    }
-
-    /// Records that pages, of which so many were in each state before, are `page` now.
-    fn note(&self, (at, end): (usize, usize), before: [usize; 3], page: Page) {
-        let pool = self.registry().pool(&self.os);
-        self.entry().states.set(at, end, page, self.shape(), &pool);
-        for from in [State::Reserved, State::Prepared, State::Ready] {
-            let bytes = before[from as usize] * self.os.page_size();
-            if bytes != 0 {
-                self.account.transfer(from, page.state(), bytes);
-            }
-        }
-    }
-}
-
-/// Whether an operation has no meaning for views of objects, whose pages are the object's.
-fn may_not_be_of_views(operation: Operation) -> bool {
-    matches!(operation, Operation::Map | Operation::Unused | Operation::Guard)
-}
-
-/// Whether an operation has a meaning for guards. The others would take them away, or leave them
-/// in memory that is called Ready: a light guard survives mprotect(2) and madvise(2).
-fn may_meet_guards(operation: Operation) -> bool {
-    matches!(operation, Operation::RemoveGuard)
 }
 
 fn plan_unused(page: Page) -> Plan {

@@ -78,8 +78,10 @@ pub trait Usage: Os {
     /// See [`machine`].
     fn machine_usage(&self) -> Result<MachineUsage, Error>;
 
-    /// See [`control_group`].
-    fn control_group(&self, process: Process) -> Result<ControlGroup, Error>;
+    /// See [`control_group`]. Most systems have none.
+    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
+        Ok(ControlGroup::default())
+    }
 
     /// See [`mappings`].
     fn mappings(

@@ -3,7 +3,8 @@
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::{Plan, Reservation};
+use super::Reservation;
+use super::applying::Plan;
 use crate::os::capabilities::{
     CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, PageRow, Sealing,
 };

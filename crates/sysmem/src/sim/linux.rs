@@ -4,12 +4,10 @@
 //! What a process may try freely, tests/agreement_linux.rs holds against the running kernel; 6.18
 //! agreed. What is marked seen was tried by hand on 6.18.
 
-use std::ffi::{CStr, CString};
-use std::format;
+mod advice;
+mod files;
+
 use std::ops::Range;
-use std::string::String;
-use std::sync::Arc;
-use std::vec::Vec;
 
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
@@ -17,14 +15,12 @@ use super::settings::Overcommit;
 use super::unix::protection;
 use super::{System, UnixSystem};
 use crate::calls::Kernel;
-use crate::os::linux::huge::{PR_GET_THP_DISABLE, PR_SET_THP_DISABLE};
-use crate::os::linux::{
-    ENOSYS, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
-    MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL,
-    MADV_RANDOM, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS,
-};
+use crate::os::linux::{MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS};
 use crate::os::unix::*;
-use crate::{Errno, Inheritance, PageRange, Protection};
+use crate::{Errno, Inheritance, Protection};
+
+pub(super) use advice::{name_mapping, process_madvise};
+pub(super) use files::{file, process_control, write_file};
 
 /// The rules of Linux.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +59,7 @@ impl UnixSystem for Linux {
         len: usize,
         advice: i32,
     ) -> Result<(), Errno> {
-        madvise(machine, address, len, advice)
+        advice::madvise(machine, address, len, advice)
     }
 
     fn fork(machine: &Machine) -> Result<usize, Errno> {
@@ -111,8 +107,6 @@ mod since {
     /// `PIDFD_SELF` where a pidfd is taken (include/uapi/linux/pidfd.h).
     pub const PIDFD_SELF: (u32, u32) = (6, 14);
 }
-
-const PAGE_NAME_MAX: usize = 80;
 
 fn whole(machine: &Machine, address: usize, len: usize) -> Result<Range<usize>, Errno> {
     // mm/madvise.c, mm/mprotect.c: the address must be aligned, the length is rounded up.
@@ -321,161 +315,6 @@ fn protect_part(
     change(machine, part, new).map_err(|_| ENOMEM)
 }
 
-/// Applies `advise` to each mapping of a range; a hole is ENOMEM after the rest was done
-/// (mm/madvise.c, `madvise_walk_vmas`).
-fn walk(
-    machine: &mut Machine,
-    range: Range<usize>,
-    mut advise: impl FnMut(&mut Machine, &Mapping) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    let parts = machine.mappings.inside(range.clone());
-    for part in &parts {
-        advise(machine, part)?;
-    }
-    let mapped: usize = parts.iter().map(Mapping::len).sum();
-    if mapped == range.len() { Ok(()) } else { Err(ENOMEM) }
-}
-
-fn madvise(machine: &mut Machine, address: usize, len: usize, advice: i32) -> Result<(), Errno> {
-    let version = machine.settings.version;
-    let has_huge_pages = machine.settings.huge_page_size.is_some();
-    // `madvise_behavior_valid`.
-    let known = match advice {
-        MADV_NORMAL | MADV_RANDOM | MADV_DONTNEED => true,
-        MADV_FREE => version >= since::FREE,
-        MADV_DONTNEED_LOCKED => version >= since::DONTNEED_LOCKED,
-        MADV_HUGEPAGE | MADV_NOHUGEPAGE => has_huge_pages,
-        MADV_DONTFORK | MADV_DOFORK | MADV_DONTDUMP | MADV_DODUMP => true,
-        MADV_WIPEONFORK | MADV_KEEPONFORK => version >= since::WIPEONFORK,
-        MADV_COLLAPSE => version >= since::COLLAPSE && has_huge_pages,
-        // MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: not simulated, as if before 6.13. What is no
-        // advice at all is asked to find that out.
-        102 | 103 | 0x7ead => false,
-        advice => panic!("the simulated Linux has no rule for advice {advice}"),
-    };
-    if !known {
-        return Err(EINVAL);
-    }
-    let range = whole(machine, address, len)?;
-    machine.own("madvise", &range);
-    walk(machine, range, |machine, part| match advice {
-        // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
-        MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
-        // `madvise_free_single_vma`: anonymous memory only.
-        MADV_FREE if part.attributes.view != 0 => Err(EINVAL),
-        MADV_FREE => {
-            // mm/madvise.c, `madvise_free_pte_range`: not what a fork shares.
-            machine.unshared(part).iter().for_each(|part| machine.discard_lazily(part));
-            Ok(())
-        }
-        MADV_DONTFORK | MADV_DOFORK | MADV_WIPEONFORK | MADV_KEEPONFORK => {
-            let inheritance = match (advice, part.attributes.inheritance) {
-                (MADV_DONTFORK, _) => Inheritance::Nothing,
-                (MADV_WIPEONFORK, _) => Inheritance::Zeros,
-                (MADV_DOFORK, Inheritance::Nothing) => Inheritance::Copy,
-                (MADV_KEEPONFORK, Inheritance::Zeros) => Inheritance::Copy,
-                (_, as_it_is) => as_it_is,
-            };
-            let attributes = Attributes { inheritance, ..part.attributes.clone() };
-            change(machine, part, attributes).map_err(|_| EAGAIN)
-        }
-        MADV_NORMAL | MADV_RANDOM => {
-            let random = advice == MADV_RANDOM;
-            let attributes = Attributes { random, ..part.attributes.clone() };
-            change(machine, part, attributes).map_err(|_| EAGAIN)
-        }
-        MADV_DONTDUMP | MADV_DODUMP => {
-            let dumped = advice == MADV_DODUMP;
-            let attributes = Attributes { dumped, ..part.attributes.clone() };
-            change(machine, part, attributes).map_err(|_| EAGAIN)
-        }
-        // An object keeps what it holds (madvise(2)).
-        MADV_DONTNEED | MADV_DONTNEED_LOCKED if part.attributes.view != 0 => Ok(()),
-        MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
-            machine.discard(part);
-            Ok(())
-        }
-        // mm/khugepaged.c, `madvise_collapse`: memory kept from huge pages refuses.
-        MADV_COLLAPSE if part.attributes.huge == Some(false) => Err(EINVAL),
-        MADV_COLLAPSE => Ok(()),
-        _ => {
-            let huge = Some(advice == MADV_HUGEPAGE);
-            let attributes = Attributes { huge, ..part.attributes.clone() };
-            // `madvise_vma_behavior` makes EAGAIN of ENOMEM (seen at the limit on mappings).
-            change(machine, part, attributes).map_err(|_| EAGAIN)
-        }
-    })
-}
-
-pub(super) fn process_madvise(
-    machine: &mut Machine,
-    ranges: &[PageRange],
-    advice: i32,
-) -> Result<usize, Errno> {
-    let version = machine.settings.version;
-    if let Some(errno) = machine.settings.process_madvise_refused {
-        return Err(errno);
-    }
-    if version < since::PROCESS_MADVISE {
-        return Err(ENOSYS);
-    }
-    // readv(2): at most UIO_MAXIOV ranges.
-    if ranges.len() > 1024 {
-        return Err(EINVAL);
-    }
-    // An unknown negative descriptor.
-    if version < since::PIDFD_SELF {
-        return Err(EBADF);
-    }
-    if version < since::PROCESS_MADVISE_SELF {
-        return Err(EINVAL);
-    }
-    let stop = match machine.settings.short_counts {
-        true => machine.random.below(ranges.len() + 1),
-        false => ranges.len(),
-    };
-    let mut bytes = 0;
-    for (index, range) in ranges.iter().enumerate() {
-        if index == stop {
-            // `vector_madvise`: what was done is reported, an error only if nothing was.
-            return if bytes > 0 { Ok(bytes) } else { Err(EINTR) };
-        }
-        match madvise(machine, range.start.addr(), range.len, advice) {
-            Ok(()) => bytes += range.len,
-            Err(errno) if bytes == 0 => return Err(errno),
-            Err(_) => break,
-        }
-    }
-    Ok(bytes)
-}
-
-const EINTR: Errno = Errno(4);
-const ENOENT: Errno = Errno(2);
-
-pub(super) fn name_mapping(
-    machine: &mut Machine,
-    address: usize,
-    len: usize,
-    name: &CStr,
-) -> Result<(), Errno> {
-    if machine.settings.version < since::NAMES || !machine.settings.mapping_names {
-        return Err(EINVAL);
-    }
-    // PR_SET_VMA(2const): printable, without \ ` $ [ ], at most 80 bytes with the zero.
-    let allowed =
-        |&byte: &u8| (byte == b' ' || byte.is_ascii_graphic()) && !b"\\`$[]".contains(&byte);
-    if name.count_bytes() >= PAGE_NAME_MAX || !name.to_bytes().iter().all(allowed) {
-        return Err(EINVAL);
-    }
-    let range = whole(machine, address, len)?;
-    machine.own("naming", &range);
-    let name = Some(Arc::new(CString::from(name)));
-    walk(machine, range, |machine, part| {
-        let attributes = Attributes { name: name.clone(), ..part.attributes.clone() };
-        change(machine, part, attributes).map_err(|_| EAGAIN)
-    })
-}
-
 pub(super) fn mincore(
     machine: &Machine,
     address: usize,
@@ -501,120 +340,10 @@ fn resource_limit(machine: &Machine, resource: i32) -> Result<u64, Errno> {
 
 /// Locks or unlocks a range: mlock(2), without its limit.
 fn lock(machine: &mut Machine, range: Range<usize>, locked: bool) -> Result<(), Errno> {
-    walk(machine, range, |machine, part| {
+    advice::walk(machine, range, |machine, part| {
         let attributes = Attributes { locked, ..part.attributes.clone() };
         change(machine, part, attributes).map_err(|_| ENOMEM)
     })
-}
-
-/// Documentation/admin-guide/mm/transhuge.rst.
-const HUGE_PAGE_MODES: [&str; 3] = ["always", "madvise", "never"];
-
-/// mm/huge_memory.c, `enabled_store`: a word it knows, with or without a newline, or EINVAL.
-pub(super) fn write_file(machine: &mut Machine, path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
-    match path.to_bytes() {
-        b"/sys/kernel/mm/transparent_hugepage/enabled"
-            if machine.settings.proc_mounted && machine.settings.huge_page_size.is_some() =>
-        {
-            let word = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            let known = HUGE_PAGE_MODES.into_iter().find(|mode| mode.as_bytes() == word);
-            machine.huge_page_mode = known.ok_or(EINVAL)?;
-            Ok(())
-        }
-        _ => Err(ENOENT),
-    }
-}
-
-/// prctl(2), `PR_SET_THP_DISABLE` and `PR_GET_THP_DISABLE` (3.15).
-pub(super) fn process_control(
-    machine: &mut Machine,
-    option: i32,
-    argument: usize,
-) -> Result<i32, Errno> {
-    match option {
-        PR_SET_THP_DISABLE => machine.huge_pages_off = argument != 0,
-        PR_GET_THP_DISABLE => return Ok(machine.huge_pages_off.into()),
-        _ => return Err(EINVAL),
-    }
-    Ok(0)
-}
-
-/// What a file of /proc or /sys holds.
-pub(super) fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
-    use std::fmt::Write;
-    let settings = &machine.settings;
-    let mut text = String::new();
-    let written = match path.to_bytes() {
-        _ if !settings.proc_mounted => return Err(ENOENT),
-        b"/proc/self/maps" => maps(machine, false, &mut text),
-        b"/proc/self/smaps" => maps(machine, true, &mut text),
-        b"/proc/self/statm" => {
-            // proc_pid_statm(5): size, resident, shared, text, lib, data, dt, in pages.
-            let pages = |bytes: usize| bytes / machine.page_size();
-            let size = pages(machine.mappings.totals().mapped);
-            let resident = machine.resident();
-            let data = pages(machine.mappings.totals().writable);
-            writeln!(text, "{size} {resident} 0 0 0 {data} 0")
-        }
-        b"/proc/meminfo" => {
-            let limit = match settings.overcommit {
-                Overcommit::Never { limit } => limit,
-                Overcommit::Heuristic { memory } => memory / 2,
-                Overcommit::Always => 1 << 40,
-            };
-            let committed = machine.charged();
-            writeln!(text, "MemTotal:       16384000 kB\nCommitLimit:    {} kB", limit / 1024)
-                .and_then(|()| writeln!(text, "Committed_AS:   {} kB", committed / 1024))
-        }
-        b"/proc/sys/vm/max_map_count" => writeln!(text, "{}", settings.max_map_count),
-        b"/proc/sys/vm/overcommit_memory" => {
-            let mode = match settings.overcommit {
-                Overcommit::Heuristic { .. } => 0,
-                Overcommit::Always => 1,
-                Overcommit::Never { .. } => 2,
-            };
-            writeln!(text, "{mode}")
-        }
-        b"/sys/kernel/mm/transparent_hugepage/enabled" if settings.huge_page_size.is_some() => {
-            let marked = HUGE_PAGE_MODES.map(|mode| match mode == machine.huge_page_mode {
-                true => format!("[{mode}]"),
-                false => mode.into(),
-            });
-            writeln!(text, "{}", marked.join(" "))
-        }
-        b"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size" => match settings.huge_page_size {
-            Some(size) => writeln!(text, "{size}"),
-            None => return Err(ENOENT),
-        },
-        _ => return Err(ENOENT),
-    };
-    written.map_err(|_| ENOMEM)?;
-    Ok(text.into_bytes())
-}
-
-/// proc_pid_maps(5), and of proc_pid_smaps(5) the flags that are looked at.
-fn maps(machine: &Machine, flags: bool, text: &mut String) -> std::fmt::Result {
-    use std::fmt::Write;
-    let space = machine.space();
-    writeln!(text, "{:08x}-{:08x} ---p 00000000 00:00 0", 0, space.start)?;
-    for mapping in machine.mappings.iter() {
-        let allowed = match mapping.attributes.protection {
-            Protection::NoAccess => "---p",
-            Protection::ReadOnly => "r--p",
-            Protection::ReadWrite => "rw-p",
-            Protection::ReadExecute => "r-xp",
-        };
-        write!(text, "{:08x}-{:08x} {allowed} 00000000 00:00 0", mapping.start, mapping.end)?;
-        match &mapping.attributes.name {
-            Some(name) => writeln!(text, "                  [anon:{}]", name.to_string_lossy())?,
-            None => writeln!(text)?,
-        }
-        if flags {
-            let random = if mapping.attributes.random { "rr " } else { "" };
-            writeln!(text, "VmFlags: mr mw me {random}ac ")?;
-        }
-    }
-    writeln!(text, "{:08x}-7ffffffff000 ---p 00000000 00:00 0", space.end)
 }
 
 /// mmap(2) of an object that memfd_create(2) made, over what is there.

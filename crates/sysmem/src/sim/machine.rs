@@ -1,6 +1,10 @@
 //! The virtual memory of one simulated process, without the rules of any one kernel: mappings,
 //! what their pages hold, and what has been promised of them.
 
+mod children;
+mod lazily_freed;
+mod placing;
+
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,9 +14,11 @@ use super::mappings::{Attributes, Mapping, Mappings, TooMany};
 use super::memory::{LARGEST_PAGE, Memory};
 use super::random::Random;
 use super::ranges::Ranges;
-use super::settings::{Backing, LazilyFreed, Settings};
+use super::settings::{Backing, Settings};
 use super::views::Views;
-use crate::{Errno, Inheritance, Protection};
+use crate::{Errno, Protection};
+use children::Child;
+use lazily_freed::Freed;
 
 /// Mappings of the process that lie outside the simulated address space: one below, one above.
 pub(crate) const OUTSIDE: usize = 2;
@@ -43,20 +49,6 @@ pub struct Machine {
     /// The forked children that live, and what they have.
     children: BTreeMap<u64, Child>,
     due: BTreeSet<(u64, usize)>,
-}
-
-/// A page given back lazily that still has its contents.
-struct Freed {
-    bytes: Box<[u8]>,
-    due: Option<u64>,
-}
-
-/// What a forked child has.
-struct Child {
-    charged: usize,
-    mappings: Vec<Mapping>,
-    /// The pages it has a copy of, where they hold anything but zeros.
-    pages: BTreeMap<usize, Box<[u8]>>,
 }
 
 impl Machine {
@@ -110,50 +102,6 @@ impl Machine {
         address % self.page_size() == 0
     }
 
-    /// A call begins: lazily freed pages whose time has come are dropped.
-    pub(crate) fn tick(&mut self) {
-        self.now += 1;
-        while let Some(&(due, page)) = self.due.first() {
-            if due > self.now {
-                break;
-            }
-            self.drop_freed(page);
-        }
-    }
-
-    fn drop_freed(&mut self, page: usize) {
-        let Some(freed) = self.forget_freed(page) else { return };
-        if let Some(mapping) = self.mappings.at(page) {
-            let protection = mapping.attributes.protection;
-            self.memory.discard_unchanged(page, protection, &freed.bytes);
-        }
-    }
-
-    fn forget_freed(&mut self, page: usize) -> Option<Freed> {
-        let freed = self.freed.remove(&page)?;
-        if let Some(due) = freed.due {
-            self.due.remove(&(due, page));
-        }
-        Some(freed)
-    }
-
-    fn forget_freed_in(&mut self, range: Range<usize>) {
-        let inactive: Vec<usize> =
-            self.inactive.range(range.clone()).map(|(&page, _)| page).collect();
-        inactive.iter().for_each(|page| drop(self.inactive.remove(page)));
-        let pages: Vec<usize> = self.freed.range(range).map(|(&page, _)| page).collect();
-        for page in pages {
-            self.forget_freed(page);
-        }
-    }
-
-    /// Drops every lazily freed page that was not written to since.
-    pub(crate) fn pressure(&mut self) {
-        while let Some((&page, _)) = self.freed.first_key_value() {
-            self.drop_freed(page);
-        }
-    }
-
     /// Panics if the program is about to change what is not its own.
     pub(crate) fn own(&self, call: &str, range: &Range<usize>) {
         let theirs = self.mappings.inside(range.clone());
@@ -179,46 +127,6 @@ impl Machine {
         parts.iter().map(Mapping::len).sum::<usize>() == range.len()
     }
 
-    /// A free range of that length, aligned: where the seed says.
-    pub(crate) fn place(&mut self, len: usize, align: usize) -> Option<usize> {
-        let last = |gap: &Range<usize>| {
-            let last = gap.end.checked_sub(len)? & !(align - 1);
-            (last >= gap.start).then_some(last)
-        };
-        let mut gaps = self.mappings.gaps(self.space());
-        gaps.retain(|gap| last(gap).is_some());
-        // Like Linux, the highest gap first, directly below what is there.
-        let gap = match self.settings.scattered && self.random.once_in(4) {
-            true if !gaps.is_empty() => &gaps[self.random.below(gaps.len())],
-            _ => gaps.last()?,
-        };
-        let last = last(gap)?;
-        let spare = (last - gap.start) / align;
-        let skipped = match self.settings.scattered && self.random.once_in(3) {
-            true => self.random.below(spare.min(32) + 1),
-            false => 0,
-        };
-        Some(last - skipped * align)
-    }
-
-    /// The first free range of that length from `hint` upward, aligned.
-    pub(crate) fn place_above(&self, hint: usize, len: usize, align: usize) -> Option<usize> {
-        let gaps = self.mappings.gaps(self.space());
-        gaps.iter().find_map(|gap| {
-            let start = gap.start.max(hint).checked_next_multiple_of(align)?;
-            (start.checked_add(len)? <= gap.end).then_some(start)
-        })
-    }
-
-    /// The first free range of that length from `hint` downward, aligned.
-    pub(crate) fn place_below(&self, hint: usize, len: usize, align: usize) -> Option<usize> {
-        let gaps = self.mappings.gaps(self.space());
-        gaps.iter().rev().find_map(|gap| {
-            let start = gap.end.checked_sub(len)?.min(hint) & !(align - 1);
-            (start >= gap.start).then_some(start)
-        })
-    }
-
     /// A number for what is mapped together, which nothing has yet.
     pub(crate) fn object(&mut self) -> u64 {
         self.objects += 1;
@@ -229,122 +137,6 @@ impl Machine {
     pub(crate) fn charged(&self) -> usize {
         let children: usize = self.children.values().map(|child| child.charged).sum();
         self.mappings.totals().charged + children
-    }
-
-    /// Forks a child that is charged with so much. What it shares with the process is shared until
-    /// one of them writes to it.
-    pub(crate) fn fork(&mut self, charged: usize) -> u64 {
-        let mut child = Child { charged, mappings: Vec::new(), pages: BTreeMap::new() };
-        for mapping in self.mappings.iter() {
-            let range = mapping.start..mapping.end;
-            if mapping.attributes.inheritance == Inheritance::Copy {
-                let protection = mapping.attributes.protection;
-                self.memory.contents(range, protection, &mut |page, bytes| {
-                    child.pages.insert(page, bytes.into());
-                });
-            }
-            child.mappings.push(mapping.clone());
-        }
-        let number = self.object();
-        self.children.insert(number, child);
-        number
-    }
-
-    /// A child goes, and no longer shares anything.
-    pub(crate) fn reap(&mut self, child: u64) {
-        self.children.remove(&child);
-    }
-
-    /// What a child sees of a page: nothing where an access faults.
-    pub(crate) fn seen_by_child(&self, child: u64, page: usize) -> Option<Vec<u8>> {
-        let child = self.children.get(&child)?;
-        let mapping =
-            child.mappings.iter().find(|found| (found.start..found.end).contains(&page))?;
-        let Attributes { protection, inheritance, .. } = mapping.attributes;
-        let mut bytes = std::vec![0; self.page_size()];
-        match inheritance {
-            _ if protection == Protection::NoAccess => return None,
-            Inheritance::Nothing => return None,
-            Inheritance::Zeros => {}
-            Inheritance::Copy => {
-                if let Some(copied) = child.pages.get(&page) {
-                    bytes.copy_from_slice(copied);
-                }
-            }
-            Inheritance::Share => {
-                let protection = self.mappings.at(page)?.attributes.protection;
-                let range = page..page + self.page_size();
-                self.memory.contents(range, protection, &mut |_, held| bytes.copy_from_slice(held));
-            }
-        }
-        Some(bytes)
-    }
-
-    /// The runs of pages in a part of one mapping that no child shares.
-    pub(crate) fn unshared(&self, part: &Mapping) -> Vec<Mapping> {
-        let range = part.start..part.end;
-        let mut shared = BTreeSet::new();
-        self.memory.contents(range.clone(), part.attributes.protection, &mut |page, bytes| {
-            let mut children = self.children.values();
-            if children.any(|child| child.pages.get(&page).is_some_and(|had| **had == *bytes)) {
-                shared.insert(page);
-            }
-        });
-        let mut runs = Vec::new();
-        let mut start = range.start;
-        for page in shared.into_iter().chain([range.end]) {
-            if start < page {
-                runs.push(Mapping { start, end: page, attributes: part.attributes.clone() });
-            }
-            start = page + self.page_size();
-        }
-        runs
-    }
-
-    /// Whether a page was given back lazily and still has what it held then.
-    pub(crate) fn is_freed(&self, page: usize) -> bool {
-        self.freed.get(&page).is_some_and(|freed| self.holds(page, &freed.bytes))
-    }
-
-    /// Whether a page was made inactive and not written to since.
-    pub(crate) fn is_inactive(&self, page: usize) -> bool {
-        self.inactive.get(&page).is_some_and(|bytes| self.holds(page, bytes))
-    }
-
-    fn holds(&self, page: usize, expected: &[u8]) -> bool {
-        let Some(mapping) = self.mappings.at(page) else { return false };
-        let mut unchanged = false;
-        let range = page..page + self.page_size();
-        self.memory.contents(range, mapping.attributes.protection, &mut |_, bytes| {
-            unchanged = *bytes == *expected;
-        });
-        unchanged
-    }
-
-    /// Makes what a part of one mapping holds inactive: next to go, with contents that stay.
-    pub(crate) fn deactivate(&mut self, part: &Mapping) {
-        let (range, inactive) = (part.start..part.end, &mut self.inactive);
-        self.memory.contents(range, part.attributes.protection, &mut |page, bytes| {
-            inactive.insert(page, bytes.into());
-        });
-    }
-
-    /// Whether a page is as a child has it, who got a copy.
-    pub(crate) fn is_shared(&self, page: usize) -> bool {
-        let copies = self.children.values().filter_map(|child| child.pages.get(&page));
-        copies.into_iter().any(|copy| self.holds(page, copy))
-    }
-
-    /// A child gives a range back: only what it shares with nobody is dropped.
-    pub(crate) fn discard_of_child(&mut self, child: u64, range: Range<usize>) {
-        let Some(has) = self.children.get(&child) else { return };
-        let held: Vec<usize> = has.pages.range(range).map(|(&page, _)| page).collect();
-        for page in held {
-            let alone = !self.is_shared(page);
-            if let Some(child) = self.children.get_mut(&child).filter(|_| alone) {
-                child.pages.remove(&page);
-            }
-        }
     }
 
     /// Maps a free range.
@@ -441,39 +233,6 @@ impl Machine {
         }
         for (range, object, offset) in self.views.inside(&(part.start..part.end)) {
             self.views.discard(object, offset, range.len());
-        }
-    }
-
-    /// Lets go of what a part of one mapping holds, now or later.
-    pub(crate) fn discard_lazily(&mut self, part: &Mapping) {
-        // What may be seen at another address stays (vm/vm_object.c, `vm_object_advice_applies`).
-        if part.attributes.view != 0 {
-            return;
-        }
-        self.forget_freed_in(part.start..part.end);
-        let range = part.start..part.end;
-        let mut pages = Vec::new();
-        self.memory.contents(range, part.attributes.protection, &mut |page, bytes| {
-            pages.push((page, Box::<[u8]>::from(bytes)));
-        });
-        for (page, bytes) in pages {
-            let due = match self.settings.lazily_freed {
-                LazilyFreed::Dropped => Some(0),
-                LazilyFreed::Kept => None,
-                LazilyFreed::Adversarial => match self.random.below(3) {
-                    0 => Some(0),
-                    1 => Some(self.now + 1 + self.random.below(20) as u64),
-                    _ => None,
-                },
-            };
-            self.freed.insert(page, Freed { bytes, due });
-            match due {
-                Some(0) => self.drop_freed(page),
-                Some(due) => {
-                    self.due.insert((due, page));
-                }
-                None => {}
-            }
         }
     }
 

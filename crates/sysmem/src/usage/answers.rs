@@ -1,6 +1,9 @@
 //! A table of calls that answers questions about processes and the machine from what it was given,
 //! for the tests of systems that do not run here. The process is number 17.
 
+mod darwin;
+mod windows;
+
 use core::ffi::CStr;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU32;
@@ -11,13 +14,13 @@ use std::ffi::CString;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use self::darwin::MachAnswers;
+use self::windows::WindowsAnswers;
 use super::bytes::Bytes;
 use crate::Errno;
 use crate::calls::{
-    AddressRequirements, Calls, Files, Findings, Kernel, Links, MachStatistics, MachVm, Memcntl,
-    Mincore, Minherit, PageSizes, ProcessStatistics, Region, ResourceUsage, Resources,
-    SwitchPerThread, Sysctl, SysctlByName, SysctlMib, SystemPages, UnixCalls, VirtualMemory,
-    WorkingSetPage,
+    Calls, Files, Findings, Kernel, Links, Memcntl, Mincore, Minherit, PageSizes, Sysctl,
+    SysctlByName, SysctlMib, SystemPages, UnixCalls,
 };
 
 pub(crate) const PROCESS: i32 = 17;
@@ -61,31 +64,10 @@ pub(crate) struct Answers<S> {
     links: BTreeMap<String, String>,
     refused: Option<Errno>,
     anonymous: Vec<u8>,
-    mach: Mach,
+    mach: MachAnswers,
     windows: WindowsAnswers,
     findings: Findings,
     speaks: PhantomData<S>,
-}
-
-#[derive(Default)]
-struct Mach {
-    task: Vec<u8>,
-    rusage: Vec<u8>,
-    vm_info: Vec<u8>,
-    statistics: Vec<u8>,
-    /// Where each ends.
-    regions: Vec<(u64, Vec<u8>)>,
-    program: String,
-}
-
-#[derive(Default)]
-struct WindowsAnswers {
-    /// Of the process, the machine, the job.
-    structures: [Vec<u8>; 3],
-    regions: Vec<Vec<u8>>,
-    /// Where the program is mapped.
-    program: usize,
-    names: BTreeMap<usize, String>,
 }
 
 /// Integers as sysctls hold them.
@@ -116,7 +98,7 @@ impl<S> Answers<S> {
             links: BTreeMap::new(),
             refused: None,
             anonymous: Vec::new(),
-            mach: Mach::default(),
+            mach: MachAnswers::default(),
             windows: WindowsAnswers::default(),
             findings: Findings::new(),
             speaks: PhantomData,
@@ -172,53 +154,11 @@ impl<S> Answers<S> {
         self.anonymous = bytes;
         self
     }
-
-    pub fn mach(
-        mut self,
-        task: Vec<u8>,
-        rusage: Vec<u8>,
-        vm_info: Vec<u8>,
-        statistics: Vec<u8>,
-        regions: Vec<(u64, Vec<u8>)>,
-        program: &str,
-    ) -> Self {
-        let program = program.to_string();
-        self.mach = Mach { task, rusage, vm_info, statistics, regions, program };
-        self
-    }
-
-    pub fn regions(mut self, regions: Vec<(u64, Vec<u8>)>) -> Self {
-        self.mach.regions = regions;
-        self
-    }
-
-    pub fn windows(
-        mut self,
-        structures: [Vec<u8>; 3],
-        regions: Vec<Vec<u8>>,
-        program: usize,
-        names: &[(usize, &str)],
-    ) -> Self {
-        let names = names.iter().map(|&(at, name)| (at, name.to_string())).collect();
-        self.windows = WindowsAnswers { structures, regions, program, names };
-        self
-    }
-
-    pub fn windows_regions(mut self, regions: Vec<Vec<u8>>) -> Self {
-        self.windows.regions = regions;
-        self
-    }
 }
 
 fn fill(value: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
     buffer.get_mut(..value.len()).ok_or(ENOMEM)?.copy_from_slice(value);
     Ok(value.len())
-}
-
-fn fill_wide(text: &str, buffer: &mut [u16]) -> Option<usize> {
-    let wide: Vec<u16> = text.encode_utf16().collect();
-    buffer.get_mut(..wide.len())?.copy_from_slice(&wide);
-    (!wide.is_empty()).then_some(wide.len())
 }
 
 // SAFETY: the page size is that of what is told.
@@ -388,191 +328,5 @@ impl<S: Speaks> SystemPages for Answers<S> {
 
     fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
         fill(&self.anonymous, info).map(drop)
-    }
-}
-
-impl<S: Speaks> ResourceUsage for Answers<S> {
-    fn resource_usage(&self) -> Resources {
-        Resources {
-            user_time: Duration::from_millis(5),
-            system_time: Duration::from_millis(6),
-            minor_faults: 7,
-            major_faults: 8,
-        }
-    }
-}
-
-impl<S: Speaks> MachVm for Answers<S> {
-    fn mach_vm_map(&self, _: usize, _: usize, _: usize, _: i32, _: i32) -> Result<*mut u8, i32> {
-        Err(3)
-    }
-
-    fn mach_vm_region(&self, _: usize) -> Option<(usize, usize)> {
-        None
-    }
-}
-
-impl<S: Speaks> SwitchPerThread for Answers<S> {
-    fn switches_per_thread(&self) -> bool {
-        false
-    }
-
-    fn let_thread_write(&self, _: bool) {}
-}
-
-impl<S: Speaks> MachStatistics for Answers<S> {
-    fn process_info(
-        &self,
-        process: i32,
-        flavor: i32,
-        argument: u64,
-        info: &mut [u8],
-    ) -> Result<usize, Errno> {
-        match flavor {
-            _ if process != PROCESS => Err(ESRCH),
-            4 => fill(&self.mach.task, info),
-            8 => {
-                let mut regions = self.mach.regions.iter();
-                let region = regions.find(|(end, _)| *end > argument).ok_or(EINVAL)?;
-                fill(&region.1, info)
-            }
-            _ => Err(EINVAL),
-        }
-    }
-
-    fn process_rusage(&self, process: i32, _: i32, info: &mut [u8; 296]) -> Result<(), Errno> {
-        if process != PROCESS {
-            return Err(ESRCH);
-        }
-        fill(&self.mach.rusage, info).map(drop)
-    }
-
-    fn process_path(&self, process: i32, path: &mut [u8]) -> Result<usize, Errno> {
-        if process != PROCESS {
-            return Err(ESRCH);
-        }
-        fill(self.mach.program.as_bytes(), path)
-    }
-
-    fn own_task_info(&self, _: u32, info: &mut [u8]) -> Option<usize> {
-        fill(&self.mach.vm_info, info).ok()
-    }
-
-    fn host_statistics(&self, _: i32, info: &mut [u8]) -> Option<usize> {
-        fill(&self.mach.statistics, info).ok()
-    }
-
-    fn clock_ratio(&self) -> (u32, u32) {
-        (125, 3)
-    }
-}
-
-// SAFETY: it maps nothing.
-unsafe impl<S: Speaks> VirtualMemory for Answers<S> {
-    fn allocation_granularity(&self) -> usize {
-        1 << 16
-    }
-
-    unsafe fn virtual_alloc(&self, _: *mut u8, _: usize, _: u32, _: u32) -> Result<*mut u8, Errno> {
-        Err(Errno(8))
-    }
-
-    fn reserve_where(&self, _: AddressRequirements, _: usize) -> Option<Result<*mut u8, Errno>> {
-        None
-    }
-
-    unsafe fn virtual_free(&self, _: *mut u8, _: usize, _: u32) -> Result<(), Errno> {
-        Err(Errno(487))
-    }
-
-    unsafe fn virtual_protect(&self, _: *mut u8, _: usize, _: u32) -> Result<(), Errno> {
-        Err(Errno(487))
-    }
-
-    unsafe fn unmap_view(&self, _: *mut u8) -> Result<(), Errno> {
-        Err(Errno(487))
-    }
-
-    fn virtual_query(&self, _: usize) -> Option<Region> {
-        None
-    }
-
-    fn working_set(&self, _: &mut [WorkingSetPage]) -> Result<(), Errno> {
-        Err(Errno(87))
-    }
-
-    fn commit_limit(&self) -> Option<u64> {
-        None
-    }
-}
-
-impl<S: Speaks> ProcessStatistics for Answers<S> {
-    fn open_process(&self, id: Option<u32>) -> Result<isize, Errno> {
-        match id {
-            None => Ok(-1),
-            Some(17) => Ok(100),
-            // The system's own.
-            Some(4) => Err(Errno(5)),
-            Some(_) => Err(Errno(87)),
-        }
-    }
-
-    fn close_process(&self, _: isize) {}
-
-    fn has_ended(&self, _: isize) -> bool {
-        false
-    }
-
-    fn memory_counters(&self, _: isize, counters: &mut [u8; 80]) -> Result<(), Errno> {
-        fill(&self.windows.structures[0], counters).map(drop)
-    }
-
-    fn process_times(&self, _: isize) -> Result<(u64, u64), Errno> {
-        Ok((20_000, 30_000))
-    }
-
-    fn query_region(&self, _: isize, address: usize, region: &mut [u8; 48]) -> Result<(), Errno> {
-        let holds = |it: &&Vec<u8>| {
-            let (start, len) = (Bytes(it).address(0).unwrap(), Bytes(it).address(24).unwrap());
-            start <= address && address < start.saturating_add(len)
-        };
-        let found = self.windows.regions.iter().find(holds).ok_or(Errno(87))?;
-        fill(found, region).map(drop)
-    }
-
-    fn mapped_file(&self, _: isize, address: usize, name: &mut [u16]) -> Option<usize> {
-        fill_wide(self.windows.names.get(&address)?, name)
-    }
-
-    fn program_base(&self, _: isize) -> Option<usize> {
-        Some(self.windows.program)
-    }
-
-    /// Every third page is resident.
-    fn working_set_of(&self, _: isize, pages: &mut [WorkingSetPage]) -> Result<(), Errno> {
-        for page in pages {
-            page.attributes = usize::from((page.address >> 12) % 3 == 0);
-        }
-        Ok(())
-    }
-
-    fn performance(&self, information: &mut [u8; 104]) -> Result<(), Errno> {
-        fill(&self.windows.structures[1], information).map(drop)
-    }
-
-    fn page_files(&self) -> Option<(usize, usize)> {
-        Some((9, 4))
-    }
-
-    fn large_page_minimum(&self) -> usize {
-        2 << 20
-    }
-
-    fn own_job_limits(&self, limits: &mut [u8; 144]) -> Result<(), Errno> {
-        fill(&self.windows.structures[2], limits).map(drop)
-    }
-
-    fn memory_is_short(&self) -> Option<bool> {
-        Some(false)
     }
 }

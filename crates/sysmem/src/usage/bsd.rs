@@ -91,3 +91,8 @@ pub(super) fn own_limit(kernel: &impl UnixCalls, process: Process, resource: i32
         Process::Id(_) => None,
     }
 }
+
+/// The bytes of swap that nothing is in.
+pub(super) fn free_swap(total: Option<u64>, used: Option<u64>) -> Option<u64> {
+    total?.checked_sub(used?)
+}

@@ -2,13 +2,13 @@
 //!
 //! Nothing here was seen: it is read in the sources of 6.4.
 
-use super::bsd::{RLIMIT_MEMLOCK, alive, ask, id, own_limit};
+use super::bsd::{RLIMIT_MEMLOCK, alive, ask, free_swap, id, own_limit};
 use super::bytes::{unreadable, until_zero};
 use super::lines::number as decimal;
-use super::residency::by_pages;
+use super::residency::{own_pages, resident};
 use super::{
-    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, PageFigures, PageRun, PageState,
-    Process, ProcessUsage, Usage, check_buffer, refusal,
+    Detail, MachineUsage, Mapping, MappingKind, PageFigures, PageRun, Process, ProcessUsage, Usage,
+    check_buffer, refusal,
 };
 use crate::calls::{Files, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, RLIMIT_AS, number};
@@ -55,13 +55,9 @@ impl<K: DragonFlyCalls + Files + Sysctl + SysctlByName> Usage for DragonFly<K> {
             total: number(kernel, c"hw.physmem"),
             free: pages(c"vm.stats.vm.v_free_count"),
             swap_total,
-            swap_free: swap_total.zip(used).and_then(|(total, used)| total.checked_sub(used)),
+            swap_free: free_swap(swap_total, used),
             ..MachineUsage::default()
         })
-    }
-
-    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
-        Ok(ControlGroup::default())
     }
 
     fn mappings(
@@ -88,15 +84,7 @@ impl<K: DragonFlyCalls + Files + Sysctl + SysctlByName> Usage for DragonFly<K> {
         range: PageRange,
         each: &mut dyn FnMut(&PageRun),
     ) -> Result<(), Error> {
-        if process != Process::Own {
-            return Err(refusal(ErrorKind::NotSupported));
-        }
-        by_pages(
-            self,
-            range,
-            |page| PageState { resident: page.resident, ..PageState::default() },
-            each,
-        )
+        own_pages(self, process, range, resident, each)
     }
 }
 

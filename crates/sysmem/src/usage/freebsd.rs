@@ -1,17 +1,17 @@
 //! FreeBSD: kern.proc, vm.stats, vm.swap_info.
 
-use super::bsd::{alive, ask, id, put_limits};
+use super::bsd::{alive, ask, free_swap, id, put_limits};
 use super::bytes::{Bytes, unreadable, until_zero};
-use super::residency::by_pages;
+use super::residency::own_pages;
 use super::{
-    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun,
-    PageState, Process, ProcessUsage, Usage, check_buffer, refusal,
+    Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun, PageState,
+    Process, ProcessUsage, Usage, check_buffer,
 };
 use crate::calls::SysctlMib;
 use crate::huge::HugePageControl;
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, number};
 use crate::os::freebsd::{FreeBsd, FreeBsdCalls, KERN_PROC};
-use crate::{Error, ErrorKind, Os, PageRange};
+use crate::{Error, Os, PageRange};
 
 // <sys/sysctl.h>.
 const KERN_PROC_PATHNAME: i32 = 12;
@@ -59,7 +59,7 @@ impl<K: FreeBsdCalls + SysctlMib> Usage for FreeBsd<K> {
             total: number(kernel, c"hw.physmem"),
             free: free.and_then(|pages| pages.checked_mul(page_size)),
             swap_total,
-            swap_free: swap_total.zip(swap_used).and_then(|(total, used)| total.checked_sub(used)),
+            swap_free: free_swap(swap_total, swap_used),
             committed: number(kernel, c"vm.swap_reserved"),
             // Bit 0: no more than swap (tuning(7)).
             overcommit: number(kernel, c"vm.overcommit").map(|bits| match bits & 1 {
@@ -70,10 +70,6 @@ impl<K: FreeBsdCalls + SysctlMib> Usage for FreeBsd<K> {
             huge_pages: huge.mode,
             ..MachineUsage::default()
         })
-    }
-
-    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
-        Ok(ControlGroup::default())
     }
 
     fn mappings(
@@ -103,15 +99,12 @@ impl<K: FreeBsdCalls + SysctlMib> Usage for FreeBsd<K> {
         range: PageRange,
         each: &mut dyn FnMut(&PageRun),
     ) -> Result<(), Error> {
-        if process != Process::Own {
-            return Err(refusal(ErrorKind::NotSupported));
-        }
         let state = |page: &crate::os::PageResidency| PageState {
             resident: page.resident,
             huge: Some(page.huge),
             ..PageState::default()
         };
-        by_pages(self, range, state, each)
+        own_pages(self, process, range, state, each)
     }
 }
 
@@ -224,6 +217,7 @@ mod tests {
     use super::super::answers::{Answers, FreeBsdKernel};
     use super::super::bytes::put;
     use super::*;
+    use crate::ErrorKind;
     use core::time::Duration;
     use proptest::prelude::*;
     use std::vec::Vec;

@@ -7,10 +7,10 @@
 use super::bsd::own_limit;
 use super::bytes::{Bytes, unreadable, until_zero};
 use super::files::{File, Path, process_refusal};
-use super::residency::by_pages;
+use super::residency::{own_pages, resident};
 use super::{
-    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun,
-    PageState, Process, ProcessUsage, Usage, check_buffer, refusal,
+    Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun, Process,
+    ProcessUsage, Usage, check_buffer, refusal,
 };
 use crate::calls::{Files, Links, SystemPages};
 use crate::huge::HugePageControl;
@@ -53,10 +53,6 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
             huge_page_size: self.huge_pages().size.map(|size| size as u64),
             ..MachineUsage::default()
         })
-    }
-
-    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
-        Ok(ControlGroup::default())
     }
 
     fn mappings(
@@ -106,15 +102,7 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
         range: PageRange,
         each: &mut dyn FnMut(&PageRun),
     ) -> Result<(), Error> {
-        if process != Process::Own {
-            return Err(refusal(ErrorKind::NotSupported));
-        }
-        by_pages(
-            self,
-            range,
-            |page| PageState { resident: page.resident, ..PageState::default() },
-            each,
-        )
+        own_pages(self, process, range, resident, each)
     }
 }
 

@@ -1,16 +1,16 @@
 //! NetBSD: KERN_PROC2, proc.PID.rlimit, VM_UVMEXP2, vm.proc.map.
 
-use super::bsd::{CTL_HW, CTL_VM, alive, ask, id, number, put_limits};
+use super::bsd::{CTL_HW, CTL_VM, alive, ask, free_swap, id, number, put_limits};
 use super::bytes::{Bytes, unreadable};
-use super::residency::by_pages;
+use super::residency::{own_pages, resident};
 use super::{
-    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, PageFigures, PageRun, PageState,
-    Process, ProcessUsage, Usage, check_buffer, refusal,
+    Detail, MachineUsage, Mapping, MappingKind, PageFigures, PageRun, Process, ProcessUsage, Usage,
+    check_buffer,
 };
 use crate::huge::HugePageControl;
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::netbsd::{KERN_PROC2, NetBsd, NetBsdCalls};
-use crate::{Error, ErrorKind, Os, PageRange};
+use crate::{Error, Os, PageRange};
 
 // <sys/sysctl.h>, <uvm/uvm_param.h>.
 const CTL_PROC: i32 = 10;
@@ -56,10 +56,6 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
         })
     }
 
-    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
-        Ok(ControlGroup::default())
-    }
-
     fn mappings(
         &self,
         process: Process,
@@ -82,15 +78,7 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
         range: PageRange,
         each: &mut dyn FnMut(&PageRun),
     ) -> Result<(), Error> {
-        if process != Process::Own {
-            return Err(refusal(ErrorKind::NotSupported));
-        }
-        by_pages(
-            self,
-            range,
-            |page| PageState { resident: page.resident, ..PageState::default() },
-            each,
-        )
+        own_pages(self, process, range, resident, each)
     }
 }
 
@@ -127,7 +115,7 @@ fn decode_machine(pages: Bytes<'_>, page_size: u64) -> MachineUsage {
         page_size: Some(page_size),
         free: at(32),
         swap_total: at(136),
-        swap_free: at(136).zip(at(144)).and_then(|(total, used)| total.checked_sub(used)),
+        swap_free: free_swap(at(136), at(144)),
         ..MachineUsage::default()
     }
 }
@@ -179,6 +167,7 @@ mod tests {
     use super::super::answers::{Answers, NetBsdKernel};
     use super::super::bytes::put;
     use super::*;
+    use crate::ErrorKind;
     use core::time::Duration;
     use proptest::prelude::*;
     use std::vec::Vec;

@@ -1,10 +1,10 @@
 //! OpenBSD: KERN_PROC, VM_UVMEXP, KERN_PROC_VMMAP.
 
-use super::bsd::{CTL_HW, CTL_VM, RLIMIT_MEMLOCK, alive, ask, id, number, own_limit};
+use super::bsd::{CTL_HW, CTL_VM, RLIMIT_MEMLOCK, alive, ask, free_swap, id, number, own_limit};
 use super::bytes::{Bytes, put_u64, unreadable};
 use super::{
-    ControlGroup, Detail, MachineUsage, Mapping, MappingKind, NO_LIMIT, PageFigures, PageRun,
-    Process, ProcessUsage, Usage, check_buffer, refusal,
+    Detail, MachineUsage, Mapping, MappingKind, NO_LIMIT, PageFigures, PageRun, Process,
+    ProcessUsage, Usage, check_buffer, refusal,
 };
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::openbsd::{KERN_PROC, OpenBsd, OpenBsdCalls};
@@ -51,10 +51,6 @@ impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
             total: number(kernel, &[CTL_HW, HW_PHYSMEM64]),
             ..decode_machine(Bytes(pages), self.page_size() as u64)
         })
-    }
-
-    fn control_group(&self, _process: Process) -> Result<ControlGroup, Error> {
-        Ok(ControlGroup::default())
     }
 
     /// The list comes in pieces, each from the address that the buffer begins with on
@@ -138,7 +134,7 @@ fn decode_machine(pages: Bytes<'_>, page_size: u64) -> MachineUsage {
         page_size: Some(page_size),
         free: at(16),
         swap_total: at(104),
-        swap_free: at(104).zip(at(108)).and_then(|(total, used)| total.checked_sub(used)),
+        swap_free: free_swap(at(104), at(108)),
         ..MachineUsage::default()
     }
 }

@@ -1,7 +1,8 @@
 //! Where the pages of a range are.
 
+use super::{Process, refusal};
 use crate::os::PageResidency;
-use crate::{Error, Operation, Os, PageRange};
+use crate::{Error, ErrorKind, Operation, Os, PageRange};
 
 /// What is known of pages that are alike. `None` is what the system does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,13 +78,17 @@ impl<'f> Runs<'f> {
 }
 
 /// Tells the pages of the calling process as [`Os::residency`] does, which is mincore(2) or what
-/// the system has in its place.
-pub(super) fn by_pages<O: Os>(
+/// the system has in its place; of another process it tells nothing.
+pub(super) fn own_pages<O: Os>(
     os: &O,
+    process: Process,
     range: PageRange,
     state: impl Fn(&PageResidency) -> PageState,
     each: &mut dyn FnMut(&PageRun),
 ) -> Result<(), Error> {
+    if process != Process::Own {
+        return Err(refusal(ErrorKind::NotSupported));
+    }
     let page_size = os.page_size();
     range.check(Operation::Residency, page_size)?;
     let mut runs = Runs::new(each);
@@ -102,6 +107,11 @@ pub(super) fn by_pages<O: Os>(
     }
     runs.finish();
     Ok(())
+}
+
+/// What is known of a page where only that is told.
+pub(super) fn resident(page: &PageResidency) -> PageState {
+    PageState { resident: page.resident, ..PageState::default() }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ fn the_documented_contracts_are_those_of_the_backends() {
                 .push(format!("| {name} | `{how:?}` | `{falls:?}` | `{contents:?}` | {used} | "));
         }
     }
-    let rows: Vec<_> = include_str!("../../src/os.rs")
+    let rows: Vec<_> = include_str!("../../src/os/contract.rs")
         .lines()
         .filter_map(|line| line.strip_prefix("/// "))
         .filter(|row| row.contains("| `Lazy` |") || row.contains("| `Eager` |"))

@@ -1,11 +1,11 @@
 //! What the running Linux says of processes and of itself, seen to move.
 #![cfg(target_os = "linux")]
 
+mod others;
+mod pages;
+
 use std::fs;
-use std::io::Write;
-use std::ops::Range;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Barrier, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use sysmem::native::Kernel;
@@ -25,7 +25,25 @@ const SIZE: usize = 64 << 20;
 /// Figures are of the whole process, so tests take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    static ARENAS: Once = Once::new();
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    ARENAS.call_once(make_arenas);
+    turn
+}
+
+/// glibc reserves 64 MiB when a thread first allocates, unless a thread that ended has left its
+/// arena. The threads of tests that wait for their turn are not to do so in the middle of another.
+fn make_arenas() {
+    let threads = 2 * std::thread::available_parallelism().unwrap().get();
+    let all_have_one = Barrier::new(threads);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                drop(std::hint::black_box(Box::new(1)));
+                all_have_one.wait();
+            });
+        }
+    });
 }
 
 fn own() -> ProcessUsage {
@@ -266,100 +284,6 @@ fn shared_memory_is_told_apart() {
     unsafe { libc::munmap(shared, SIZE) };
 }
 
-/// A shell that has started and waits for a line.
-fn shell(script: &str) -> Child {
-    let mut child = Command::new("sh")
-        .args(["-c", &format!("echo; {script}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut byte = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
-    child
-}
-
-#[test]
-fn another_process_is_told_as_proc_tells_it() {
-    let _turn = alone();
-    let mut child = shell("read line");
-    let process = Process::Id(child.id());
-    let told = usage::process(process, Detail::Pages).unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let kilobytes = |key: &str| {
-        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-    };
-    assert_eq!(told.virtual_size, Some(kilobytes("VmSize:")));
-    assert_eq!(told.resident, Some(kilobytes("VmRSS:")));
-    assert_eq!(told.peak_resident, Some(kilobytes("VmHWM:")));
-    assert_eq!(told.page_tables, Some(kilobytes("VmPTE:")));
-    let maps = fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap();
-    assert_eq!(told.mappings, Some(maps.lines().count() as u64));
-    let mut resident = 0;
-    usage::mappings(process, Detail::Pages, &mut [0; 4096], &mut |mapping| {
-        resident += mapping.pages.resident.unwrap();
-    })
-    .unwrap();
-    assert_eq!(told.pages.resident, Some(resident));
-
-    child.kill().unwrap();
-    wait_for_zombie(child.id());
-    let kind = |result: Result<ProcessUsage, sysmem::Error>| result.unwrap_err().kind();
-    assert_eq!(kind(usage::process(process, Detail::Counters)), ErrorKind::Gone, "a zombie");
-    child.wait().unwrap();
-    assert_eq!(kind(usage::process(process, Detail::Counters)), ErrorKind::Gone);
-    assert_eq!(usage::control_group(process).unwrap_err().kind(), ErrorKind::Gone);
-}
-
-fn wait_for_zombie(pid: u32) {
-    let began = Instant::now();
-    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
-        assert!(began.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-#[test]
-fn a_process_that_ends_in_the_middle_is_an_error() {
-    let _turn = alone();
-    for detail in [Detail::Counters, Detail::Pages] {
-        let mut child = shell("read line");
-        let process = Process::Id(child.id());
-        let mut seen = 0;
-        let ended = usage::mappings(process, detail, &mut [0; 512], &mut |_| {
-            seen += 1;
-            if seen == 1 {
-                child.kill().unwrap();
-                wait_for_zombie(child.id());
-            }
-        });
-        child.wait().unwrap();
-        assert_eq!(ended.unwrap_err().kind(), ErrorKind::Gone, "{detail:?} after {seen}");
-    }
-}
-
-#[test]
-fn a_process_that_executes_another_program_in_the_middle_is_an_error() {
-    let _turn = alone();
-    let mut child = shell("read line; exec sleep 1000");
-    let process = Process::Id(child.id());
-    let mut seen = 0;
-    let changed = usage::mappings(process, Detail::Pages, &mut [0; 512], &mut |_| {
-        seen += 1;
-        if seen == 1 {
-            child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-            let began = Instant::now();
-            while fs::read(format!("/proc/{}/comm", child.id())).unwrap() != b"sleep\n" {
-                assert!(began.elapsed() < Duration::from_secs(20));
-            }
-        }
-    });
-    assert_eq!(changed.unwrap_err().kind(), ErrorKind::Gone);
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 #[test]
 fn a_small_buffer_is_refused() {
     let _turn = alone();
@@ -547,222 +471,4 @@ fn reconciling_finds_what_is_ours_and_names_the_rest() {
     assert!(sum.virtual_size.abs_diff(process.virtual_size.unwrap()) <= MIB, "{whole:?}");
     let resident = sum.resident.unwrap();
     assert!(resident.abs_diff(process.resident.unwrap()) <= 2 * MIB, "{whole:?}");
-}
-
-/// The runs of a range that are in memory, as offsets in pages.
-fn resident_runs(memory: &Reservation, os: &impl Usage) -> Vec<Range<usize>> {
-    let range = PageRange::new(memory.as_mut_ptr(), memory.len());
-    let (start, page) = (memory.as_mut_ptr().addr(), page_size());
-    let mut runs = Vec::new();
-    os.page_runs(Process::Own, range, &mut |run| {
-        if run.state.resident {
-            runs.push((run.start - start) / page..(run.end - start) / page);
-        }
-    })
-    .unwrap();
-    runs
-}
-
-#[test]
-fn a_range_is_told_in_runs_with_and_without_the_scan() {
-    let _turn = alone();
-    let page = page_size();
-    let memory = ready(1024 * page);
-    memory.no_huge_page(0, memory.len()).unwrap();
-    // More runs than are told at once, and a long one.
-    let mut expected: Vec<Range<usize>> = (0..200).map(|n| 2 * n..2 * n + 1).collect();
-    expected.push(500..900);
-    for run in &expected {
-        for index in run.clone() {
-            // SAFETY: Ready.
-            unsafe { memory.as_mut_ptr().add(index * page).write_volatile(1) };
-        }
-    }
-    assert_eq!(resident_runs(&memory, &sysmem::Native::NEW), expected);
-    // As kernels before 6.7 answer it.
-    let kernel = Faulty::new(Kernel);
-    kernel.fail_every(|call| matches!(call, Call::PagemapScan { .. }), Errno(libc::ENOTTY));
-    assert_eq!(resident_runs(&memory, &Linux::new(kernel)), expected);
-    let range = PageRange::new(memory.as_mut_ptr(), memory.len());
-    assert_eq!(sysmem::Native::NEW.resident_bytes(range).unwrap(), 600 * page);
-    let part = PageRange::new(memory.as_mut_ptr().wrapping_add(1), page);
-    let refused = usage::residency(Process::Own, part, &mut |_| {});
-    assert!(matches!(refused.unwrap_err().kind(), ErrorKind::Unaligned { .. }));
-}
-
-#[test]
-fn what_pages_are_is_told() {
-    let _turn = alone();
-    let page = page_size();
-    let memory = ready(8 * page);
-    // Reading maps the page of zeros that costs nothing.
-    // SAFETY: Ready.
-    unsafe { memory.as_mut_ptr().read_volatile() };
-    touch_page(&memory, 1);
-    let mut states = Vec::new();
-    let range = PageRange::new(memory.as_mut_ptr(), 2 * page);
-    usage::residency(Process::Own, range, &mut |run| states.push((run.len(), run.state))).unwrap();
-    let [(_, zero), (_, own)] = states[..] else { panic!("{states:?}") };
-    assert!(zero.resident && own.resident);
-    if zero.zero.is_some() {
-        assert_eq!((zero.zero, own.zero), (Some(true), Some(false)), "{states:?}");
-    }
-    assert_eq!((own.file, own.swapped), (Some(false), Some(false)));
-    // The program's own code is of a file, and another process may look at it too.
-    let code = (what_pages_are_is_told as fn() as usize) & !(page - 1);
-    let range = PageRange::new(std::ptr::without_provenance_mut(code), page);
-    for process in [Process::Own, Process::Id(std::process::id())] {
-        let mut seen = Vec::new();
-        usage::residency(process, range, &mut |run| seen.push(run.state)).unwrap();
-        assert!(seen.iter().all(|it| it.resident && it.file == Some(true)), "{seen:?}");
-        assert_eq!(seen.len(), 1);
-    }
-}
-
-fn touch_page(memory: &Reservation, index: usize) {
-    // SAFETY: the tests touch only what is Ready.
-    unsafe { memory.as_mut_ptr().add(index * page_size()).write_volatile(1) };
-}
-
-#[test]
-fn huge_pages_are_told_by_the_scan() {
-    let _turn = alone();
-    let Some(huge) = usage::machine().unwrap().huge_page_size else {
-        println!("skipped: no huge pages");
-        return;
-    };
-    let huge = huge as usize;
-    let mut memory =
-        Reservation::reserve(ReserveOptions::new(2 * huge).align(huge), &ACCOUNT).unwrap();
-    memory.map(0, 2 * huge, Protection::ReadWrite).unwrap();
-    memory.used(0, 2 * huge).unwrap();
-    memory.no_huge_page(huge, huge).unwrap();
-    touch(&memory, 2 * huge);
-    if let Err(error) = memory.collapse(0, huge) {
-        println!("skipped: {error}");
-        return;
-    }
-    let mut runs = Vec::new();
-    let range = PageRange::new(memory.as_mut_ptr(), 2 * huge);
-    usage::residency(Process::Own, range, &mut |run| runs.push((run.len(), run.state.huge)))
-        .unwrap();
-    if runs[0].1.is_some() {
-        assert_eq!(runs, [(huge, Some(true)), (huge, Some(false))]);
-    }
-}
-
-#[test]
-fn address_space_costs_a_scan_nothing() {
-    let _turn = alone();
-    let memory = Reservation::reserve(ReserveOptions::new(1 << 40), &ACCOUNT).unwrap();
-    let kernel = Traced::new(Kernel);
-    let os = Linux::new(kernel.clone());
-    assert_eq!(resident_runs(&memory, &os), Vec::<Range<usize>>::new());
-    let scans = kernel.count(|call| matches!(call, Call::PagemapScan { .. }));
-    let read = kernel.count(|call| matches!(call, Call::ReadAt { .. }));
-    assert!(scans == 1 && read < 10, "{scans} scans, {read} reads");
-}
-
-/// Looks at a process in each way, and kills it before the n-th call that the kernel gets; returns
-/// how many calls it got, and what came of it.
-fn killed_before(n: usize) -> (usize, Vec<Result<(), ErrorKind>>) {
-    let mut child = shell("read line");
-    let id = child.id();
-    let process = Process::Id(id);
-    let kernel = Faulty::new(Kernel);
-    let os = Linux::new(kernel.clone());
-    kernel.fail_when(move |index, _| {
-        if index == n {
-            // SAFETY: a signal to a child that nobody has waited for.
-            assert_eq!(unsafe { libc::kill(id as i32, libc::SIGKILL) }, 0);
-            wait_for_zombie(id);
-        }
-        None
-    });
-    // The whole address space of the shell.
-    let all = PageRange::new(std::ptr::without_provenance_mut(page_size()), (1 << 47) - (1 << 20));
-    let mut buffer = [0; 512];
-    let kind = |error: sysmem::Error| error.kind();
-    let results = vec![
-        os.process_usage(process, Detail::Pages).map(drop).map_err(kind),
-        os.mappings(process, Detail::Counters, &mut buffer, &mut |_| {}).map_err(kind),
-        os.mappings(process, Detail::Pages, &mut buffer, &mut |_| {}).map_err(kind),
-        os.page_runs(process, all, &mut |_| {}).map_err(kind),
-        os.control_group(process).map(drop).map_err(kind),
-    ];
-    let calls = kernel.calls();
-    let _ = child.kill();
-    child.wait().unwrap();
-    (calls, results)
-}
-
-/// Every figure before the end is whole; from then on the process is gone. (What its control group
-/// is, is told of a zombie too: as of none.)
-#[test]
-fn a_process_that_dies_before_any_call_is_an_error() {
-    let _turn = alone();
-    let (calls, alive) = killed_before(usize::MAX);
-    assert!(alive.iter().all(Result::is_ok), "{alive:?}");
-    assert!(calls > 60, "{calls} calls");
-    for n in 0..calls {
-        let (_, results) = killed_before(n);
-        let first_error = results[..4].iter().position(Result::is_err);
-        let ended = first_error.unwrap_or(4);
-        assert!(results[..ended].iter().all(Result::is_ok), "{n}: {results:?}");
-        for result in &results[ended..4] {
-            assert_eq!(*result, Err(ErrorKind::Gone), "killed before call {n}: {results:?}");
-        }
-    }
-}
-
-/// Runs a test of this program once more, as a user who may do nothing. `None` if this user may not
-/// become another.
-fn as_nobody(test: &str) -> Option<std::process::Output> {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: takes nothing.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: only root can become another user");
-        return None;
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env("SYSMEM_TEST_NOBODY", "1");
-    Some(command.uid(65534).gid(65534).output().unwrap())
-}
-
-#[test]
-fn another_users_process_is_denied_and_its_counters_are_not() {
-    let _turn = alone();
-    if std::env::var_os("SYSMEM_TEST_NOBODY").is_none() {
-        let test = "another_users_process_is_denied_and_its_counters_are_not";
-        let Some(output) = as_nobody(test) else { return };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("1 passed"), "{said}");
-        return;
-    }
-    // Process 1 is root's.
-    let process = Process::Id(1);
-    let told = usage::process(process, Detail::Pages).unwrap();
-    assert!(told.resident.is_some() && told.minor_faults.is_some());
-    assert_eq!((told.pages.resident, told.mappings), (None, None));
-    let mut buffer = [0; 512];
-    for detail in [Detail::Counters, Detail::Pages] {
-        let denied = usage::mappings(process, detail, &mut buffer, &mut |_| {}).unwrap_err();
-        assert_eq!(denied.kind(), ErrorKind::Denied);
-        assert!(denied.to_string().contains("run as the user of the process or root"), "{denied}");
-    }
-    let range = PageRange::new(std::ptr::without_provenance_mut(1 << 32), page_size());
-    let denied = usage::residency(process, range, &mut |_| {}).unwrap_err();
-    assert_eq!(denied.kind(), ErrorKind::Denied);
-}
-
-#[test]
-fn one_range_is_told_page_by_page() {
-    let _turn = alone();
-    let memory = ready(16 * page_size());
-    memory.no_huge_page(0, memory.len()).unwrap();
-    touch(&memory, 5 * page_size());
-    let range = PageRange::new(memory.as_mut_ptr(), memory.len());
-    let resident = sysmem::Native::NEW.resident_bytes(range).unwrap();
-    assert_eq!(resident, 5 * page_size());
 }
