@@ -9,9 +9,11 @@
 
 mod allocators;
 mod burst;
+mod callgrind;
 mod guards;
 mod measure;
 mod os;
+mod pages;
 mod programs;
 mod table;
 mod vec;
@@ -32,6 +34,11 @@ enum Measurement {
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
     Os(os::Options),
+    /// Runs of pages out of heaps that are half full: sysmem's page heap against its peers.
+    Pages(pages::Options),
+    /// The program that `pages` measures.
+    #[command(hide = true)]
+    PagesLoad(pages::Load),
     /// Pushing bytes: a vector that never moves against `Vec`.
     Vec(vec::Options),
 }
@@ -43,6 +50,8 @@ fn main() {
         Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Guards(options) => guards::run(&options),
         Measurement::Os(options) => os::run(&options),
+        Measurement::Pages(options) => pages::run(&options),
+        Measurement::PagesLoad(load) => pages::load(&load),
         Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {

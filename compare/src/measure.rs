@@ -1,5 +1,6 @@
-//! One run of a command: how long it took and what it used.
+//! One run of a command: how long it took and what it used; what many runs say.
 
+use std::error::Error;
 use std::io;
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
@@ -52,4 +53,14 @@ pub fn median<T>(runs: &[T], of: impl Fn(&T) -> f64) -> f64 {
         len if len % 2 == 1 => values[len / 2],
         len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
     }
+}
+
+/// Prints what is worse than it may be, which is an error if the figures are being checked.
+pub fn verdict(check: bool, worse: &[String], good: &str) -> Result<(), Box<dyn Error>> {
+    match worse {
+        [] => println!("{good}"),
+        worse if check => return Err(worse.join("; ").into()),
+        worse => println!("{}", worse.join("\n")),
+    }
+    Ok(())
 }

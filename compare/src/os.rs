@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sysmem::{Native, Os};
 
-use crate::measure::median;
+use crate::measure::{median, verdict};
 use crate::table;
 use contestants::{Bare, Contestant, MemMap2, MmapRs, Raw, Region, Reserved, Rustix};
 
@@ -244,16 +244,6 @@ pub fn run(options: &Options) -> Outcome<()> {
         &worse,
         "sysmem makes no more system calls and leaves no more mappings than the best of the others.",
     )
-}
-
-/// Prints what is worse than it may be, which is an error if the figures are being checked.
-fn verdict(check: bool, worse: &[String], good: &str) -> Outcome<()> {
-    match worse {
-        [] => println!("{good}"),
-        worse if check => return Err(worse.join("; ").into()),
-        worse => println!("{}", worse.join("\n")),
-    }
-    Ok(())
 }
 
 /// Seconds of processor time that one operation took each contestant in each run; none for those

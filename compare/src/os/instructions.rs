@@ -1,12 +1,13 @@
 //! Instructions of the raw layer against those of the bare calls, counted by callgrind.
 
 use std::hint::black_box;
-use std::process::{Command, Stdio};
 use std::ptr;
 
 use sysmem::{GiveBack, Native, Os, PageRange, Policy, Protection, ReserveOptions};
 
-use super::{Outcome, verdict};
+use super::Outcome;
+use crate::callgrind;
+use crate::measure::verdict;
 use crate::table;
 
 /// How many instructions more than the bare calls an operation may take.
@@ -73,24 +74,9 @@ pub fn run(check: bool) -> Outcome<()> {
 
 /// Instructions of one operation. What [`collected`] itself takes is in every figure.
 fn counted(name: &str) -> Outcome<u64> {
-    let file = std::env::temp_dir().join(format!("sysmem-callgrind-{}", std::process::id()));
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--toggle-collect=*instructions*collected*"])
-        .arg(format!("--callgrind-out-file={}", file.display()))
-        .arg(std::env::current_exe()?)
-        .args(["os", "--one", name])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("valgrind, which this measurement needs: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into());
-    }
-    let profile = std::fs::read_to_string(&file)?;
-    std::fs::remove_file(&file)?;
-    let totals = profile.lines().find_map(|line| line.strip_prefix("totals: "));
-    match totals.map(|totals| totals.trim().parse::<u64>()) {
-        Some(Ok(total)) if total >= ROUNDS => Ok(total / ROUNDS),
-        _ => Err(format!("callgrind collected nothing of {name:?}").into()),
+    match callgrind::count("*instructions*collected*", &["os", "--one", name])? / ROUNDS {
+        0 => Err(format!("callgrind collected nothing of {name:?}").into()),
+        instructions => Ok(instructions),
     }
 }
 

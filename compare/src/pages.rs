@@ -1,0 +1,251 @@
+//! Runs of pages out of heaps that are half full: a free of a random run and an allocation a step,
+//! runs of 1 to 16 pages of 8 KiB. The page heap beside allocators asked for blocks of the same
+//! sizes, none of which anybody touches.
+//!
+//! Every contestant fills its heap in a process of its own and keeps it; then all do some steps in
+//! turn. Time is processor time of the thread, which other programs do not add to.
+
+mod load;
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::allocators::{self, Allocator, How};
+use crate::callgrind;
+use crate::measure::{median, verdict};
+use crate::table;
+pub use load::{Load, load};
+use load::{Source, Took};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// How often each contestant is measured.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Steps of one round.
+    #[arg(long, default_value_t = 200_000)]
+    steps: usize,
+    /// Count the instructions of a step instead, under valgrind, of sysmem alone.
+    #[arg(long)]
+    instructions: bool,
+    /// Fail if a figure is above its bound.
+    #[arg(long)]
+    check: bool,
+}
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// The most nanoseconds of a step at the page heap itself, ...
+const SHARED: f64 = 250.0;
+/// ... and in a heap of this size as many times more.
+const LARGE: usize = 16 << 10;
+const LARGE_TIMES: f64 = 1.3;
+
+/// What is quoted of Go 1.27's page allocator on a machine like the one the bounds are for, by the
+/// size of the heap in MiB.
+const GO: [(usize, f64); 2] = [(256, 1100.0), (1024, 1300.0)];
+
+/// The sizes at which allocators are compared.
+const SIZES: [usize; 2] = [256, 1024];
+
+/// A child that has filled its heap.
+struct Contestant {
+    name: String,
+    source: Source,
+    mib: usize,
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    took: Vec<Took>,
+}
+
+impl Contestant {
+    fn start(
+        name: &str,
+        mut command: Command,
+        source: Source,
+        mib: usize,
+        threads: usize,
+    ) -> Outcome<Contestant> {
+        command.arg("pages-load").args(arguments(source, mib));
+        command.args(["--threads", &threads.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a child without pipes".into());
+        };
+        let (name, output) = (name.to_string(), BufReader::new(output));
+        let took = Vec::new();
+        let mut this = Contestant { name, source, mib, child, input, output, took };
+        this.line()?;
+        Ok(this)
+    }
+
+    fn line(&mut self) -> Outcome<String> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line)? {
+            0 => Err(format!("{}: the load ended with {}", self.name, self.child.wait()?).into()),
+            _ => Ok(line),
+        }
+    }
+
+    fn steps(&mut self, count: usize) -> Outcome<Took> {
+        writeln!(self.input, "{count}")?;
+        Took::parse(&self.line()?)
+    }
+
+    fn cpu(&self) -> f64 {
+        median(&self.took, |took| took.cpu)
+    }
+
+    /// The median of the ratios of rounds that were neighbours.
+    fn ratio(&self, to: &Contestant) -> f64 {
+        let pairs: Vec<(f64, f64)> =
+            self.took.iter().zip(&to.took).map(|(this, that)| (this.cpu, that.cpu)).collect();
+        median(&pairs, |(this, that)| this / that)
+    }
+}
+
+impl Drop for Contestant {
+    fn drop(&mut self) {
+        // Ours, and there is nothing it could lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn arguments(source: Source, mib: usize) -> [String; 2] {
+    [format!("{source:?}").to_lowercase(), mib.to_string()]
+}
+
+fn size(mib: usize) -> String {
+    if mib < 1024 { format!("{mib} MiB") } else { format!("{} GiB", mib >> 10) }
+}
+
+pub fn run(options: &Options) -> Outcome<()> {
+    if options.instructions {
+        return instructions();
+    }
+    let mut allocators = allocators::all()?;
+    // What threads of its own do is not in the figures.
+    allocators
+        .retain(|allocator| !matches!(allocator.how, How::Preload { environment: Some(_), .. }));
+    let mut contestants = Vec::new();
+    let ours = |source, mib, threads| {
+        Contestant::start("", Command::new(std::env::current_exe()?), source, mib, threads)
+    };
+    for mib in SIZES {
+        contestants.push(ours(Source::Shared, mib, 1)?);
+        for allocator in &allocators {
+            let command = allocator.command(std::env::current_exe()?, [""; 0]);
+            let source = Source::Malloc;
+            contestants.push(Contestant::start(&allocator.name, command, source, mib, 1)?);
+        }
+    }
+    contestants.push(ours(Source::Simulated, SIZES[0], 1)?);
+    contestants.push(ours(Source::Simulated, LARGE, 1)?);
+
+    // One round to warm caches.
+    for round in 0..=options.rounds {
+        for contestant in &mut contestants {
+            let took = contestant.steps(options.steps)?;
+            if round > 0 {
+                contestant.took.push(took);
+            }
+        }
+    }
+    println!(
+        "Runs of 1 to 16 pages of 8 KiB, heaps half full; processor time of a free and an \
+         allocation. Medians of {} rounds of {} steps in turn, ratios those of neighbouring \
+         rounds.\n",
+        options.rounds, options.steps
+    );
+    let mut worse = shared(&contestants);
+    worse.extend(against_allocators(&contestants, &allocators));
+    verdict(options.check, &worse, "No figure is above its bound.")
+}
+
+fn find<'a>(
+    contestants: &'a [Contestant],
+    name: &str,
+    source: Source,
+    mib: usize,
+) -> Option<&'a Contestant> {
+    contestants.iter().find(|it| it.name == name && (it.source, it.mib) == (source, mib))
+}
+
+/// The page heap itself. What is above its bound.
+fn shared(contestants: &[Contestant]) -> Vec<String> {
+    let mut worse = Vec::new();
+    let mut rows = Vec::new();
+    let simulated_small = find(contestants, "", Source::Simulated, SIZES[0]);
+    for contestant in contestants {
+        let (bound, kernel, growth) = match contestant.source {
+            Source::Shared => (SHARED, "running", None),
+            Source::Simulated if contestant.mib == LARGE => (
+                SHARED * LARGE_TIMES,
+                "simulated",
+                simulated_small.map(|small| contestant.ratio(small)),
+            ),
+            Source::Simulated => (SHARED, "simulated", None),
+            _ => continue,
+        };
+        let (cpu, size) = (contestant.cpu(), size(contestant.mib));
+        if cpu > bound {
+            worse.push(format!("the page heap, {size}, {kernel} kernel: {cpu:.0} ns"));
+        }
+        if let Some(times) = growth.filter(|&times| times > LARGE_TIMES) {
+            worse.push(format!("the page heap, {size}: {times:.2} times what 256 MiB take"));
+        }
+        let go = GO.iter().find(|(mib, _)| *mib == contestant.mib && kernel == "running");
+        rows.push(vec![
+            size,
+            kernel.into(),
+            format!("{cpu:.0} ns"),
+            format!("{bound:.0} ns"),
+            growth.map_or("".into(), |times| format!("{times:.2} (at most {LARGE_TIMES})")),
+            go.map_or("".into(), |(_, ns)| format!("{ns:.0} ns")),
+        ]);
+    }
+    let head = ["the page heap", "kernel", "time", "at most", "times 256 MiB", "Go 1.27, quoted"];
+    table::print(&head, &rows);
+    println!();
+    worse
+}
+
+/// The page heap beside allocators.
+fn against_allocators(contestants: &[Contestant], allocators: &[Allocator]) -> Vec<String> {
+    for mib in SIZES {
+        let Some(shared) = find(contestants, "", Source::Shared, mib) else { continue };
+        let mut rows =
+            vec![vec!["page heap".into(), format!("{:.0} ns", shared.cpu()), "1.00".into()]];
+        for allocator in allocators {
+            if let Some(peer) = find(contestants, &allocator.name, Source::Malloc, mib) {
+                rows.push(vec![
+                    allocator.name.clone(),
+                    format!("{:.0} ns", peer.cpu()),
+                    format!("{:.2}", shared.ratio(peer)),
+                ]);
+            }
+        }
+        table::print(&[&size(mib), "time", "page heap to it"], &rows);
+        println!();
+    }
+    Vec::new()
+}
+
+/// Instructions of a step, the driver's own (some 25) among them.
+fn instructions() -> Outcome<()> {
+    const STEPS: u64 = 20_000;
+    println!("Instructions of a free and an allocation, means of {STEPS} (callgrind).\n");
+    let mut rows = Vec::new();
+    for mib in SIZES {
+        let arguments = arguments(Source::Shared, mib);
+        let steps = STEPS.to_string();
+        let arguments = ["pages-load", &arguments[0], &arguments[1], "--once", &steps];
+        let instructions = callgrind::count("*pages_steps*", &arguments)? / STEPS;
+        rows.push(vec![size(mib), instructions.to_string()]);
+    }
+    table::print(&["heap", "page heap"], &rows);
+    Ok(())
+}

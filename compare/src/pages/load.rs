@@ -1,0 +1,274 @@
+//! The program that is measured: fills a heap, frees half of it at random, and then, as often as it
+//! is asked, does steps of one free and one allocation.
+
+use std::error::Error;
+use std::io::{BufRead, stdin};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use sysmem::os::linux::Linux;
+use sysmem::sim::{Backing, Settings, Simulated};
+use sysmem::{Native, Os};
+use sysmem_pages::{Accounts, PAGE, PageHeap, ReleaseOnFree};
+
+/// The longest run in pages.
+const LONGEST: usize = 16;
+
+#[derive(clap::Args)]
+pub struct Load {
+    source: Source,
+    /// The heap is filled with as much, in MiB; half of it is in use afterwards.
+    mib: usize,
+    /// The threads that share the heap, each with runs of its own.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Do so many steps at once and end, for callgrind.
+    #[arg(long)]
+    once: Option<usize>,
+}
+
+/// Where runs come from.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Source {
+    /// A page heap.
+    Shared,
+    /// A page heap on a simulated kernel, which has address space without end and memory for none
+    /// of it.
+    Simulated,
+    /// The C library's `malloc`, whoever that is.
+    Malloc,
+}
+
+/// What steps took, for each of them, in nanoseconds; and how often threads went to sleep over
+/// them.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// The mean processor time of the threads for a step of theirs.
+    pub cpu: f64,
+    /// The wall time for the steps of all threads.
+    pub wall: f64,
+    pub sleeps: f64,
+}
+
+impl Took {
+    /// What [`load`] printed.
+    pub fn parse(line: &str) -> Result<Took, Box<dyn Error>> {
+        let mut numbers = line.split_whitespace().map(str::parse::<f64>);
+        let mut next = || numbers.next().ok_or("the load said too little");
+        Ok(Took { cpu: next()??, wall: next()??, sleeps: next()?? })
+    }
+}
+
+pub fn load(load: &Load) -> Result<(), Box<dyn Error>> {
+    let bytes = load.mib << 20;
+    match load.source {
+        Source::Shared => measure(load, &heap(Native::NEW)),
+        Source::Simulated => {
+            let settings = Settings { backing: Backing::Real, ..Settings::heap(bytes * 4) };
+            measure(load, &heap(Linux::new(Simulated::new(settings))))
+        }
+        Source::Malloc => measure(load, &Malloc),
+    }
+}
+
+fn heap<O: Os + Clone>(os: O) -> PageHeap<O> {
+    static ACCOUNTS: Accounts = Accounts::new("runs", "runs: records");
+    let options = sysmem_pages::Options::new().release_on_free(ReleaseOnFree::Never);
+    PageHeap::new(os, &ACCOUNTS, options)
+}
+
+/// What one thread takes runs from.
+trait Runs {
+    fn allocate(&self, npages: usize) -> Option<NonNull<u8>>;
+
+    /// # Safety
+    ///
+    /// A run that was allocated here and that nobody uses.
+    unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> bool;
+}
+
+/// What threads share; each makes its [`Runs`] of it.
+trait Shared: Sync {
+    fn runs(&self) -> impl Runs;
+}
+
+impl<O: Os + Clone + Send + Sync> Shared for PageHeap<O> {
+    fn runs(&self) -> impl Runs {
+        self
+    }
+}
+
+impl<O: Os + Clone> Runs for &PageHeap<O> {
+    fn allocate(&self, npages: usize) -> Option<NonNull<u8>> {
+        PageHeap::allocate(self, npages, PAGE).ok().map(|run| run.start)
+    }
+
+    unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { PageHeap::free(self, start, npages) }.is_ok()
+    }
+}
+
+struct Malloc;
+
+impl Shared for Malloc {
+    fn runs(&self) -> impl Runs {
+        Malloc
+    }
+}
+
+impl Runs for Malloc {
+    fn allocate(&self, npages: usize) -> Option<NonNull<u8>> {
+        // SAFETY: any size may be asked for.
+        NonNull::new(unsafe { libc::malloc(npages * PAGE) }.cast())
+    }
+
+    unsafe fn free(&self, start: NonNull<u8>, _npages: usize) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { libc::free(start.as_ptr().cast()) };
+        true
+    }
+}
+
+/// xorshift64*: fast, the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        (number as usize * end) >> 32
+    }
+}
+
+/// A thread's runs that are in use.
+type InUse = Vec<(NonNull<u8>, usize)>;
+
+const NO_MEMORY: &str = "a run was refused";
+
+/// Fills `bytes` and frees half of it again. The steps that follow keep to half, because a run that
+/// is allocated is on average as long as one that is freed.
+fn half_full(runs: &impl Runs, random: &mut Random, bytes: usize) -> Result<InUse, &'static str> {
+    let mut in_use = Vec::new();
+    let mut filled = 0;
+    while filled * PAGE < bytes {
+        let npages = 1 + random.below(LONGEST);
+        in_use.push((runs.allocate(npages).ok_or(NO_MEMORY)?, npages));
+        filled += npages;
+    }
+    while filled * PAGE > bytes / 2 {
+        let (start, npages) = in_use.swap_remove(random.below(in_use.len()));
+        filled -= npages;
+        // SAFETY: out of the list, so in use no more.
+        if !unsafe { runs.free(start, npages) } {
+            return Err("a free was refused");
+        }
+    }
+    in_use.shrink_to_fit();
+    Ok(in_use)
+}
+
+/// Frees a run and allocates one, as often as it says. What callgrind collects.
+#[inline(never)]
+fn pages_steps(
+    runs: &impl Runs,
+    random: &mut Random,
+    in_use: &mut InUse,
+    count: usize,
+) -> Result<(), &'static str> {
+    for _ in 0..count {
+        let index = random.below(in_use.len());
+        let (start, npages) = in_use[index];
+        // SAFETY: the run's place in the list is taken by the next one.
+        if !unsafe { runs.free(start, npages) } {
+            return Err("a free was refused");
+        }
+        let npages = 1 + random.below(LONGEST);
+        in_use[index] = (runs.allocate(npages).ok_or(NO_MEMORY)?, npages);
+    }
+    Ok(())
+}
+
+/// Fills the heap, says so, and then for each line of input, a number of steps, does them and says
+/// what they took.
+fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
+    let bytes = (load.mib << 20) / load.threads;
+    if let Some(steps) = load.once {
+        let (runs, mut random) = (shared.runs(), Random(1));
+        let mut in_use = half_full(&runs, &mut random, bytes)?;
+        return Ok(pages_steps(&runs, &mut random, &mut in_use, steps)?);
+    }
+    // Main and the threads are here together before and after the steps.
+    let gate = &Barrier::new(load.threads + 1);
+    let steps = &AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (sender, took) = mpsc::channel();
+        for number in 1..=load.threads {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                // What a thread filled it frees: allocators tell threads apart.
+                let (runs, mut random) = (shared.runs(), Random(number as u64));
+                let mut filled = half_full(&runs, &mut random, bytes);
+                loop {
+                    gate.wait();
+                    gate.wait();
+                    let steps = steps.load(Relaxed);
+                    if steps == 0 {
+                        return;
+                    }
+                    let (sleeps, cpu) = (sleeps(), Native::NEW.thread_cpu_time());
+                    let done = match &mut filled {
+                        Ok(in_use) => pages_steps(&runs, &mut random, in_use, steps),
+                        Err(refused) => Err(*refused),
+                    };
+                    let cpu = Native::NEW.thread_cpu_time() - cpu;
+                    // Main holds the other end as long as it wants answers.
+                    let _ = sender.send(done.map(|()| (cpu, self::sleeps() - sleeps)));
+                }
+            });
+        }
+        let timed = |count: usize| -> Result<Took, Box<dyn Error>> {
+            steps.store(count, Relaxed);
+            gate.wait();
+            let (begin, mut cpu, mut sleeps) = (Instant::now(), Duration::ZERO, 0);
+            for _ in 0..load.threads {
+                let of_one = took.recv()??;
+                (cpu, sleeps) = (cpu + of_one.0, sleeps + of_one.1);
+            }
+            let wall = begin.elapsed();
+            gate.wait();
+            let all = (count * load.threads) as f64;
+            let each = |time: Duration| time.as_nanos() as f64 / all;
+            Ok(Took { cpu: each(cpu), wall: each(wall), sleeps: sleeps as f64 / all })
+        };
+        let serve = || -> Result<(), Box<dyn Error>> {
+            gate.wait();
+            println!("ready");
+            for line in stdin().lock().lines() {
+                let Took { cpu, wall, sleeps } = timed(line?.trim().parse()?)?;
+                println!("{cpu} {wall} {sleeps}");
+            }
+            Ok(())
+        };
+        let served = serve();
+        steps.store(0, Relaxed);
+        gate.wait();
+        served
+    })
+}
+
+/// How often the calling thread gave its processor away by itself.
+fn sleeps() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: room for the answer, of which all zeros is a valid one.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init().ru_nvcsw
+    }
+}
