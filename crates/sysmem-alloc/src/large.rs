@@ -55,6 +55,7 @@ fn take_run(heap: &ThreadHeap, len: usize, align: usize) -> Option<(&'static Spa
         return None;
     };
     new.owner.set(LARGE);
+    new.block_size.set(0);
     new.start.set(run.start.as_ptr());
     new.len.set(len);
     if page_map::enter(run.start.as_ptr(), FIRST_PAGE, span).is_err() {
@@ -98,7 +99,8 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
 ///
 /// The allocation is the caller's.
 pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize) -> bool {
-    let Some(wanted) = size.checked_next_multiple_of(PAGES.page_size()) else { return false };
+    let wanted = size.checked_next_multiple_of(PAGES.page_size());
+    let Some(wanted) = wanted.filter(|&wanted| wanted <= isize::MAX as usize) else { return false };
     let len = span.len.get();
     let Some(start) = NonNull::new(span.start.get()) else { return false };
     // A sampled block counts in its class; it becomes large elsewhere.

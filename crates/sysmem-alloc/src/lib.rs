@@ -111,50 +111,66 @@ unsafe impl GlobalAlloc for SysMem {
     }
 }
 
-/// `size` bytes at a multiple of `align`, a power of two. Null when memory has run out.
+/// `size` bytes at a multiple of `align`, a power of two. Null when memory has run out; `errno` says
+/// so then.
 ///
 /// A size of zero gives a pointer of its own, to be freed as any other.
 #[inline]
 pub fn allocate(size: usize, align: usize) -> *mut u8 {
-    allocate_block(size, align).0
+    allocate_block(size, align, false)
 }
 
 /// As [`allocate`], all bytes zero. Memory that is known to be zero is not cleared again.
 #[inline]
 pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
-    let (address, zeroed) = allocate_block(size, align);
-    if !zeroed && !address.is_null() {
-        // SAFETY: the block is at least `size` bytes long and the caller's alone.
-        unsafe { address.write_bytes(0, size) };
-    }
-    address
+    allocate_block(size, align, true)
 }
 
 /// The alignment that every block of a class has without being asked: what a power of two times
-/// an odd number in `size_class` leaves.
+/// an odd number in `size_class` leaves. Blocks of 8 bytes are aligned to 8 only.
 const NATURAL_ALIGN: usize = 16;
 
+/// Whether any block that holds `size` bytes is aligned to `align`.
 #[inline(always)]
-fn allocate_block(size: usize, align: usize) -> (*mut u8, bool) {
-    // Blocks of 8 bytes are aligned to 8, all others to 16.
-    if size <= size_class::LARGEST && (align <= 8 || align <= NATURAL_ALIGN && size > 8) {
-        let class = size_class::of_size(size);
+fn is_aligned_anyway(size: usize, align: usize) -> bool {
+    align <= 8 || align <= NATURAL_ALIGN && size > 8
+}
+
+#[inline(always)]
+fn allocate_block(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    if size <= size_class::LARGEST_SMALL && is_aligned_anyway(size, align) {
+        let class = size_class::of_small(size);
         if let Some(heap) = lifecycle::enter() {
-            return heap.allocate(class, size);
+            return heap.allocate(class, size, zeroed);
         }
     }
-    allocate_unusual(size, align)
+    allocate_more(size, align, zeroed)
+}
+
+/// More than a small block, or what is not to be had at once.
+#[inline(never)]
+extern "C" fn allocate_more(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    if size <= size_class::LARGEST && is_aligned_anyway(size, align) {
+        let class = size_class::of_size(size);
+        if let Some(heap) = lifecycle::enter() {
+            return heap.allocate(class, size, zeroed);
+        }
+    }
+    allocate_unusual(size, align, zeroed)
 }
 
 /// Large, over-aligned, or the first allocation of a thread.
 #[cold]
 #[inline(never)]
-fn allocate_unusual(size: usize, align: usize) -> (*mut u8, bool) {
-    let allocate = |heap: &thread_heap::ThreadHeap| match size_class::of_layout(size, align) {
-        Some(class) => heap.allocate(class, size),
-        None => large::allocate(heap, size, align),
-    };
-    lifecycle::with_heap(allocate).unwrap_or((ptr::null_mut(), false))
+extern "C" fn allocate_unusual(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    // A larger object would break pointer subtraction.
+    let found = (size <= isize::MAX as usize).then(|| {
+        lifecycle::with_heap(|heap| match size_class::of_layout(size, align) {
+            Some(class) => heap.allocate_behind_gate(class, size),
+            None => large::allocate(heap, size, align),
+        })
+    });
+    thread_heap::finish(found.flatten().unwrap_or((ptr::null_mut(), false)), size, zeroed)
 }
 
 /// Frees what any of the functions here allocated. Null is nothing to free. Leaves `errno` as it
@@ -179,12 +195,12 @@ pub unsafe fn free(address: *mut u8) {
         return unsafe { thread_heap::ThreadHeap::behind(gate).free(found, address) };
     }
     // SAFETY: the caller's promise.
-    keeping_errno(|| unsafe { free_elsewhere(found, address) });
+    unsafe { free_elsewhere(found, address) }
 }
 
 #[cold]
 #[inline(never)]
-fn free_unknown(address: *mut u8) {
+extern "C" fn free_unknown(address: *mut u8) {
     if !address.is_null() {
         misuse::not_ours("free", address);
     }
@@ -197,15 +213,15 @@ fn free_unknown(address: *mut u8) {
 /// As for [`free`].
 #[cold]
 #[inline(never)]
-unsafe fn free_elsewhere(span: &Span, address: *mut u8) {
-    let freed = lifecycle::with_heap(|heap| {
+unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
+    let work = |heap: &thread_heap::ThreadHeap| {
         if span.is_large() {
             // SAFETY: the caller's promise.
             return unsafe { large::free(heap, span, address) };
         }
         if ptr::eq(span.owner.get(), heap) {
             // SAFETY: as above.
-            return unsafe { heap.free(span, address) };
+            return unsafe { heap.free_behind_gate(span, address) };
         }
         heap.count_free(span.class.get() as usize);
         // SAFETY: owners live forever.
@@ -213,13 +229,15 @@ unsafe fn free_elsewhere(span: &Span, address: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { owner.free_remote(address) };
         lifecycle::tidy(owner);
+    };
+    keeping_errno(|| {
+        if lifecycle::with_heap(work).is_none() && !span.is_large() {
+            // No memory for a heap to count the free in: the block goes back uncounted. A large
+            // allocation cannot be here, since it took a heap to make and heaps are never returned.
+            // SAFETY: the caller's promise; owners live forever.
+            unsafe { (*span.owner.get()).free_remote(address) };
+        }
     });
-    if freed.is_none() && !span.is_large() {
-        // No memory for a heap to count the free in: the block goes back uncounted. A large
-        // allocation cannot be here, since it took a heap to make and heaps are never returned.
-        // SAFETY: the caller's promise; owners live forever.
-        unsafe { (*span.owner.get()).free_remote(address) };
-    }
 }
 
 /// Makes an allocation `size` bytes long, where it is if that can be, else by moving it to a place
@@ -229,24 +247,44 @@ unsafe fn free_elsewhere(span: &Span, address: *mut u8) {
 /// # Safety
 ///
 /// As for [`free`]; on success nobody uses the old pointer any more.
+#[inline]
 pub unsafe fn reallocate(address: *mut u8, size: usize, align: usize) -> *mut u8 {
+    let span = page_map::find(address);
     // SAFETY: the page map holds spans that are in use.
-    let Some(span) = (unsafe { page_map::find(address).as_ref() }) else {
-        misuse::not_ours("realloc", address);
-    };
-    let usable = usable_size_in(span);
-    if span.is_large() {
-        if size > size_class::LARGEST {
-            let resized = lifecycle::with_own_heap(|heap| {
-                // SAFETY: the allocation is the caller's.
-                unsafe { large::resize_in_place(heap, span, size) }
-            });
-            if resized.unwrap_or(size <= usable) {
-                return address;
-            }
+    if let Some(found) = unsafe { span.as_ref() } {
+        // Zero for a large allocation.
+        let block_size = found.block_size.get() as usize;
+        if size <= block_size && size >= block_size / 2 {
+            return address;
         }
-    } else if size <= usable && size >= usable / 2 {
-        return address;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { reallocate_elsewhere(span, address, size, align) }
+}
+
+/// Changes the size of a large allocation, or of one that has to move.
+///
+/// # Safety
+///
+/// As for [`reallocate`]; `span` is what the page map says of the address.
+#[inline(never)]
+unsafe extern "C" fn reallocate_elsewhere(
+    span: *mut Span,
+    address: *mut u8,
+    size: usize,
+    align: usize,
+) -> *mut u8 {
+    // SAFETY: the page map holds spans that are in use.
+    let Some(span) = (unsafe { span.as_ref() }) else { misuse::not_ours("realloc", address) };
+    let usable = usable_size_in(span);
+    if span.is_large() && size > size_class::LARGEST {
+        let resized = lifecycle::with_own_heap(|heap| {
+            // SAFETY: the allocation is the caller's.
+            unsafe { large::resize_in_place(heap, span, size) }
+        });
+        if resized.unwrap_or(size <= usable) {
+            return address;
+        }
     }
     let moved = allocate(size, align);
     if !moved.is_null() {

@@ -77,8 +77,11 @@ const fn describe(class: usize) -> SizeClass {
     }
 }
 
-/// The classes of sizes up to 1 KiB, by eighths of a byte count rounded up.
-static SMALL: [u8; 129] = {
+/// The largest size whose class is looked up, which is faster than computing it.
+pub(crate) const LARGEST_SMALL: usize = 1024;
+
+/// The classes of sizes up to that, by eighths of a byte count rounded up.
+static SMALL: [u8; LARGEST_SMALL / 8 + 1] = {
     let mut small = [0; 129];
     let mut eights = 0;
     while eights < small.len() {
@@ -101,11 +104,18 @@ const fn compute(size: usize) -> usize {
     }
 }
 
+/// The class of the smallest block that holds `size` bytes, which are at most [`LARGEST_SMALL`].
+#[inline(always)]
+pub(crate) fn of_small(size: usize) -> usize {
+    debug_assert!(size <= LARGEST_SMALL);
+    SMALL[size.div_ceil(8)] as usize
+}
+
 /// The class of the smallest block that holds `size` bytes, which are at most [`LARGEST`].
 #[inline(always)]
 pub(crate) fn of_size(size: usize) -> usize {
     debug_assert!(size <= LARGEST);
-    if size <= 1024 { SMALL[size.div_ceil(8)] as usize } else { compute(size) }
+    if size <= LARGEST_SMALL { of_small(size) } else { compute(size) }
 }
 
 /// The class of the smallest block that holds `size` bytes at a multiple of `align`, which is at

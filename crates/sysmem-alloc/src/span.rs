@@ -25,6 +25,20 @@ pub(crate) enum Listing {
     Trimmed,
 }
 
+impl Listing {
+    /// What `Span::count` is when no block is in use.
+    fn count_of_none(self) -> i32 {
+        match self {
+            // An empty current span stays for the next allocation.
+            Listing::Current => 0,
+            // An empty one beside it does not.
+            Listing::Available => -1,
+            // Any free has to be noticed.
+            Listing::Full | Listing::Trimmed => i32::MIN,
+        }
+    }
+}
+
 /// What is known about a run of pages. All but `remote` frees go through the owner: the heap of
 /// one thread, so nothing here is atomic.
 ///
@@ -38,12 +52,13 @@ pub(crate) struct Span {
     pub bump_end: Cell<*mut u8>,
     /// The heap whose thread may touch this span; [`LARGE`] for a large allocation.
     pub owner: Cell<*const ThreadHeap>,
-    /// Blocks in use.
-    pub used: Cell<u32>,
+    /// Blocks in use, in such a form that the free which changes more than the span is the one that
+    /// makes it negative: see [`used`](Span::used).
+    count: Cell<i32>,
     pub block_size: Cell<u32>,
     /// The class of the blocks; [`NO_CLASS`](crate::size_class::NO_CLASS) for a large allocation.
     pub class: Cell<u8>,
-    pub listing: Cell<Listing>,
+    listing: Cell<Listing>,
     /// Whether the blocks that were never used are zero.
     pub zeroed: Cell<bool>,
 
@@ -70,7 +85,7 @@ impl Span {
             bump: Cell::new(ptr::null_mut()),
             bump_end: Cell::new(ptr::null_mut()),
             owner: Cell::new(ptr::null()),
-            used: Cell::new(0),
+            count: Cell::new(0),
             block_size: Cell::new(0),
             class: Cell::new(0),
             listing: Cell::new(Listing::Full),
@@ -88,24 +103,80 @@ impl Span {
         self.owner.get() == LARGE
     }
 
-    /// Takes a block: a freed one, or one that was never used. The second value says whether the
-    /// block is known to be zero. Null if there is none.
+    /// Takes a freed block; null if there is none.
     #[inline(always)]
-    pub(crate) fn take(&self) -> (*mut u8, bool) {
+    pub(crate) fn take_freed(&self) -> *mut u8 {
         let block = self.free.get();
         if !block.is_null() {
             // SAFETY: a free block is memory of this span that nobody uses.
             self.free.set(unsafe { (*block).next.get() });
-            self.used.set(self.used.get() + 1);
-            return (block.cast(), false);
+            self.count.set(self.count.get().wrapping_add(1));
         }
+        block.cast()
+    }
+
+    /// Takes a block that was never used; null if there is none.
+    #[inline(always)]
+    pub(crate) fn take_unused(&self) -> *mut u8 {
         let block = self.bump.get();
-        if block != self.bump_end.get() {
-            self.bump.set(block.wrapping_add(self.block_size.get() as usize));
-            self.used.set(self.used.get() + 1);
-            return (block, self.zeroed.get());
+        if block == self.bump_end.get() {
+            return ptr::null_mut();
         }
-        (ptr::null_mut(), false)
+        self.bump.set(block.wrapping_add(self.block_size.get() as usize));
+        self.count.set(self.count.get().wrapping_add(1));
+        block
+    }
+
+    /// Takes a block, a freed one first. The second value says whether the block is known to be
+    /// zero. Null if there is none.
+    pub(crate) fn take(&self) -> (*mut u8, bool) {
+        let freed = self.take_freed();
+        if freed.is_null() { (self.take_unused(), self.zeroed.get()) } else { (freed, false) }
+    }
+
+    /// Puts a block back; whether that changes more than the span: its last block is free, or it was
+    /// full or trimmed, or the block was free already as far as that can be seen.
+    ///
+    /// # Safety
+    ///
+    /// The block was handed out from this span, and nobody uses it.
+    #[inline(always)]
+    pub(crate) unsafe fn put_back(&self, block: *mut u8) -> bool {
+        let block: *mut Block = block.cast();
+        let first = self.free.get();
+        if first == block {
+            // Free already: that is as if more blocks had been freed than were in use.
+            self.count.set(self.listing.get().count_of_none().wrapping_sub(1));
+            return true;
+        }
+        // SAFETY: the block is ours again and at least a word long.
+        unsafe { (*block).next.set(first) };
+        self.free.set(block);
+        let count = self.count.get().wrapping_sub(1);
+        self.count.set(count);
+        count < 0
+    }
+
+    pub(crate) fn listing(&self) -> Listing {
+        self.listing.get()
+    }
+
+    /// Blocks in use; negative if more were freed than there were.
+    pub(crate) fn used(&self) -> i32 {
+        self.count.get().wrapping_sub(self.listing.get().count_of_none())
+    }
+
+    /// Says where the span is to be found from now on.
+    pub(crate) fn set_listing(&self, listing: Listing) {
+        let used = self.used();
+        self.listing.set(listing);
+        self.count.set(used.wrapping_add(listing.count_of_none()));
+    }
+
+    /// Says that no block is in use, and where the span is to be found.
+    pub(crate) fn begin(&self, listing: Listing) {
+        self.listing.set(listing);
+        self.count.set(listing.count_of_none());
     }
 
     /// Whether [`take`](Span::take) would find a block.
@@ -117,7 +188,7 @@ impl Span {
 /// The span of a class that has none: nothing free, and never written to.
 pub(crate) struct Nothing(Span);
 
-// SAFETY: `take` and `has_free` only read a span without free blocks, and nothing else is done
+// SAFETY: the takes and `has_free` only read a span without free blocks, and nothing else is done
 // with this one.
 unsafe impl Sync for Nothing {}
 

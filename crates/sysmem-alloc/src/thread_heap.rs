@@ -11,7 +11,7 @@ use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
-use sysmem::native::keeping_errno;
+use sysmem::native::{keeping_errno, set_errno_out_of_memory};
 use sysmem_pages::PAGE;
 
 use crate::gate::Gate;
@@ -97,6 +97,18 @@ impl Bin {
         }
         (end - self.unsampled.load(Relaxed) - 1) as u64
     }
+}
+
+/// What is left to do with a block, or with none, before the program gets it. The second of `block`
+/// says whether it is zero.
+pub(crate) fn finish((block, is_zero): (*mut u8, bool), size: usize, zeroed: bool) -> *mut u8 {
+    if block.is_null() {
+        set_errno_out_of_memory();
+    } else if zeroed && !is_zero {
+        // SAFETY: the block is at least `size` bytes long and the caller's alone.
+        unsafe { block.write_bytes(0, size) };
+    }
+    block
 }
 
 /// A thread runs the heap.
@@ -234,33 +246,84 @@ impl ThreadHeap {
         unsafe { self.bins.get_unchecked(class) }
     }
 
-    /// A block of a class, for `size` bytes; whether it is known to be zero. Null when memory has
-    /// run out. Leaves the gate, which the caller entered: whatever takes long is the last thing to
-    /// be called, and nothing need be kept for afterwards.
+    /// A block of a class, for `size` bytes, all zero if that is wanted. Null when memory has run
+    /// out. Leaves the gate, which the caller entered: whatever takes long is the last thing to be
+    /// called, and nothing need be kept for afterwards. (Functions with the C ABI cannot unwind, so
+    /// that there is nothing to be done after them in a caller that must not either.)
     #[inline(always)]
-    pub(crate) fn allocate(&self, class: usize, size: usize) -> (*mut u8, bool) {
+    pub(crate) fn allocate(&self, class: usize, size: usize, zeroed: bool) -> *mut u8 {
         let bin = self.bin(class);
         // SAFETY: the current span of a bin is one of ours, or `NOTHING`.
-        let (block, zeroed) = unsafe { &*bin.current.get() }.take();
+        let block = unsafe { &*bin.current.get() }.take_freed();
         if block.is_null() {
-            return self.allocate_slow(class, size);
+            return self.allocate_unused(class, size, zeroed);
         }
         if bin.count(size) {
-            return self.sample(class, size, block);
+            return self.sample(class, size, zeroed, block);
         }
         self.gate.leave();
-        (block, zeroed)
+        if zeroed {
+            // SAFETY: the block is at least `size` bytes long and the caller's alone.
+            unsafe { block.write_bytes(0, size) };
+        }
+        block
+    }
+
+    /// The same where the current span has no block that was freed.
+    #[inline(never)]
+    extern "C" fn allocate_unused(&self, class: usize, size: usize, zeroed: bool) -> *mut u8 {
+        let bin = self.bin(class);
+        // SAFETY: as in `allocate`.
+        let span = unsafe { &*bin.current.get() };
+        let block = span.take_unused();
+        if block.is_null() {
+            return self.allocate_slow(class, size, zeroed);
+        }
+        if bin.count(size) {
+            return self.sample(class, size, zeroed, block);
+        }
+        let clear = zeroed && !span.zeroed.get();
+        self.gate.leave();
+        if clear {
+            // SAFETY: as in `allocate`.
+            unsafe { block.write_bytes(0, size) };
+        }
+        block
     }
 
     #[cold]
     #[inline(never)]
-    fn allocate_slow(&self, class: usize, size: usize) -> (*mut u8, bool) {
-        let block = self.allocate_from_next(class, size);
+    extern "C" fn allocate_slow(&self, class: usize, size: usize, zeroed: bool) -> *mut u8 {
+        let block = self.allocate_behind_gate(class, size);
         self.gate.leave();
+        finish(block, size, zeroed)
+    }
+
+    /// A block of a class, for `size` bytes; whether it is known to be zero. Null when memory has run
+    /// out. The caller entered the gate and leaves it.
+    pub(crate) fn allocate_behind_gate(&self, class: usize, size: usize) -> (*mut u8, bool) {
+        let bin = self.bin(class);
+        // SAFETY: as in `allocate`.
+        let finds_next = !unsafe { &*bin.current.get() }.has_free();
+        if finds_next && !self.find_next(class) {
+            return (ptr::null_mut(), false);
+        }
+        // SAFETY: as in `allocate`.
+        let (block, is_zero) = unsafe { &*bin.current.get() }.take();
+        let block = match bin.count(size) {
+            true => self.record_sample(class, size, block),
+            false => (block, is_zero),
+        };
+        if finds_next {
+            scavenger::start_if_due(After::Allocation);
+            hook::call(Occasion::Busy);
+        }
         block
     }
 
-    fn allocate_from_next(&self, class: usize, size: usize) -> (*mut u8, bool) {
+    /// Sees to it that the current span of a class, which has no free block, has some or is another
+    /// one that has; false if there is no memory for one.
+    fn find_next(&self, class: usize) -> bool {
         self.collect();
         // While the scavenger is at work, a span that is empty now is better looked after by it.
         if self.round.replace(scavenger::round()) != scavenger::round() {
@@ -274,19 +337,11 @@ impl ThreadHeap {
         if !unsafe { &*bin.current.get() }.has_free() {
             let next = self.next_span(class);
             if next.is_null() {
-                return (ptr::null_mut(), false);
+                return false;
             }
             bin.current.set(next);
         }
-        // SAFETY: as in `allocate`.
-        let (block, zeroed) = unsafe { &*bin.current.get() }.take();
-        let (block, zeroed) = match bin.count(size) {
-            true => self.record_sample(class, size, block),
-            false => (block, zeroed),
-        };
-        scavenger::start_if_due(After::Allocation);
-        hook::call(Occasion::Busy);
-        (block, zeroed)
+        true
     }
 
     /// The next bytes at which this heap is to be sampled, counted from now.
@@ -307,10 +362,16 @@ impl ThreadHeap {
     /// is seen without a look at any other: see `sampling`.
     #[cold]
     #[inline(never)]
-    fn sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
+    extern "C" fn sample(
+        &self,
+        class: usize,
+        size: usize,
+        zeroed: bool,
+        block: *mut u8,
+    ) -> *mut u8 {
         let sampled = self.record_sample(class, size, block);
         self.gate.leave();
-        sampled
+        finish(sampled, size, zeroed)
     }
 
     fn record_sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
@@ -329,8 +390,8 @@ impl ThreadHeap {
         let span = page_map::find(block);
         // SAFETY: the block was taken from this heap's current span a moment ago.
         unsafe {
-            if self.put_back(&*span, block) {
-                self.after_free(&*span, block);
+            if (*span).put_back(block) {
+                self.sort_in(&*span, block);
             }
         }
         run
@@ -345,14 +406,14 @@ impl ThreadHeap {
             if current.given_back.get() != 0 {
                 self.link(current, Listing::Trimmed);
             } else {
-                current.listing.set(Listing::Full);
+                current.set_listing(Listing::Full);
             }
         }
         let span = self.shelves[class].available.get();
         // SAFETY: spans in lists are ours.
         if let Some(available) = unsafe { span.as_ref() } {
             self.unlink(available);
-            available.listing.set(Listing::Current);
+            available.set_listing(Listing::Current);
             return span;
         }
         // What was given back costs as much as new pages, and its span is there already.
@@ -363,7 +424,7 @@ impl ThreadHeap {
             }
             if trimmed.has_free() {
                 self.unlink(trimmed);
-                trimmed.listing.set(Listing::Current);
+                trimmed.set_listing(Listing::Current);
                 return trimmed;
             }
         }
@@ -394,10 +455,9 @@ impl ThreadHeap {
         new.bump.set(start);
         new.bump_end.set(start.wrapping_add(shape.blocks as usize * shape.block_size as usize));
         new.owner.set(self);
-        new.used.set(0);
         new.block_size.set(shape.block_size);
         new.class.set(class as u8);
-        new.listing.set(Listing::Current);
+        new.begin(Listing::Current);
         new.zeroed.set(run.zeroed);
         new.start.set(start);
         new.len.set(npages * PAGES.page_size());
@@ -419,81 +479,72 @@ impl ThreadHeap {
     /// `block` was handed out from `span`, which this heap owns, and nobody uses it.
     #[inline(always)]
     pub(crate) unsafe fn free(&self, span: &Span, block: *mut u8) {
-        self.bin(span.class.get() as usize).frees.add(1);
+        self.count_free(span.class.get() as usize);
         // SAFETY: the caller's promise.
-        if unsafe { self.put_back(span, block) } {
+        if unsafe { span.put_back(block) } {
             return self.after_own_free(span, block);
         }
         self.gate.leave();
     }
 
-    /// [`after_free`](ThreadHeap::after_free) where the caller's work on the heap is done with it.
     #[cold]
     #[inline(never)]
-    fn after_own_free(&self, span: &Span, block: *mut u8) {
-        if span.listing.get() == Listing::Available {
-            return self.after_last_free(span, block);
+    extern "C" fn after_own_free(&self, span: &Span, block: *mut u8) {
+        self.after_free(span, block);
+        self.gate.leave();
+    }
+
+    /// As [`free`](ThreadHeap::free), for a caller that leaves the gate itself.
+    ///
+    /// # Safety
+    ///
+    /// As for `free`.
+    pub(crate) unsafe fn free_behind_gate(&self, span: &Span, block: *mut u8) {
+        self.count_free(span.class.get() as usize);
+        // SAFETY: the caller's promise.
+        if unsafe { span.put_back(block) } {
+            self.after_free(span, block);
         }
-        self.after_free(span, block);
-        self.gate.leave();
     }
 
-    /// The same of the last block of a span, whose pages go back to the page heap.
-    #[cold]
-    #[inline(never)]
-    fn after_last_free(&self, span: &Span, block: *mut u8) {
-        self.after_free(span, block);
-        scavenger::start_if_due(After::Free);
-        hook::call(Occasion::Busy);
-        self.gate.leave();
-    }
-
-    /// Counts a free whose block goes to another heap.
+    /// Counts a free, also of a block that goes to another heap.
     #[inline(always)]
     pub(crate) fn count_free(&self, class: usize) {
         self.bin(class).frees.add(1);
     }
 
-    /// Puts a block back into its span; whether [`after_free`](ThreadHeap::after_free) must follow.
-    ///
-    /// # Safety
-    ///
-    /// As for `free`.
-    #[inline(always)]
-    unsafe fn put_back(&self, span: &Span, block: *mut u8) -> bool {
-        let block: *mut Block = block.cast();
-        let first = span.free.get();
-        if first == block {
-            misuse::double_free(block.cast());
+    /// What a free changes beside its span. The work on the heap is done with it.
+    fn after_free(&self, span: &Span, block: *mut u8) {
+        if self.sort_in(span, block) {
+            scavenger::start_if_due(After::Free);
+            hook::call(Occasion::Busy);
         }
-        // SAFETY: the block is ours again and at least a word long.
-        unsafe { (*block).next.set(first) };
-        span.free.set(block);
-        let used = span.used.get().wrapping_sub(1);
-        span.used.set(used);
-        used as i32 <= 0 || span.listing.get() >= Listing::Full
     }
 
-    fn after_free(&self, span: &Span, block: *mut u8) {
-        if (span.used.get() as i32) < 0 {
+    /// Finds the right place for a span that a block was put back into; whether that is the page
+    /// heap, because it was the last one.
+    fn sort_in(&self, span: &Span, block: *mut u8) -> bool {
+        if span.used() < 0 {
             misuse::double_free(block);
         }
-        match span.listing.get() {
+        match span.listing() {
             Listing::Full => {
                 self.link(span, Listing::Available);
                 scavenger::note_idle_memory();
             }
-            Listing::Trimmed if span.used.get() > 0 => {
+            Listing::Trimmed if span.used() > 0 => {
                 self.unlink(span);
                 self.link(span, Listing::Available);
             }
             Listing::Available | Listing::Trimmed => {
                 self.unlink(span);
                 keeping_errno(|| self.release(span));
+                return true;
             }
             // The last span of a class stays, for the next allocation.
             Listing::Current => {}
         }
+        false
     }
 
     /// The list of a class in which spans of a listing are.
@@ -503,7 +554,7 @@ impl ThreadHeap {
     }
 
     fn link(&self, span: &Span, listing: Listing) {
-        span.listing.set(listing);
+        span.set_listing(listing);
         let this = ptr::from_ref(span).cast_mut();
         let first = self.list(span.class.get(), listing).replace(this);
         span.previous.set(ptr::null_mut());
@@ -519,7 +570,7 @@ impl ThreadHeap {
         // SAFETY: spans in lists are ours.
         match unsafe { previous.as_ref() } {
             Some(previous) => previous.next.set(next),
-            None => self.list(span.class.get(), span.listing.get()).set(next),
+            None => self.list(span.class.get(), span.listing()).set(next),
         }
         // SAFETY: as above.
         if let Some(next) = unsafe { next.as_ref() } {
@@ -549,7 +600,7 @@ impl ThreadHeap {
             let current = bin.current.get();
             // SAFETY: a current span is one of ours, or `NOTHING`.
             let span = unsafe { &*current };
-            if current != NOTHING.span() && span.used.get() == 0 {
+            if current != NOTHING.span() && span.used() == 0 {
                 bin.current.set(NOTHING.span());
                 self.release(span);
             }
@@ -583,8 +634,8 @@ impl ThreadHeap {
                 let span = &*page_map::find(block.cast());
                 self.shelves[span.class.get() as usize].watch.note_change();
                 self.search.begin_class_anew();
-                if self.put_back(span, block.cast()) {
-                    self.after_free(span, block.cast());
+                if span.put_back(block.cast()) {
+                    self.sort_in(span, block.cast());
                 }
                 block = next;
             }

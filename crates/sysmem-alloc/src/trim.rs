@@ -50,7 +50,7 @@ impl Span {
         debug_assert!(len / page_size <= MOST);
         let gone = self.given_back.get();
         let used_up_to = self.offset(self.bump.get());
-        let used = self.used.get() as usize * block_size;
+        let used = self.used() as usize * block_size;
         if len - used < page_size {
             return 0;
         }

@@ -17,44 +17,26 @@ fn set_errno(value: c_int) {
     unsafe { *libc::__errno_location() = value };
 }
 
-/// The result of an allocation for C: errno tells why there is none.
-#[inline(always)]
-fn or_no_memory(address: *mut u8) -> *mut c_void {
-    if address.is_null() {
-        no_memory();
-    }
-    address.cast()
-}
-
+/// No allocation, and errno tells why.
 #[cold]
-fn no_memory() {
-    set_errno(libc::ENOMEM);
-}
-
-/// Whether a size may be asked for at all: a larger object would break pointer subtraction.
-#[inline(always)]
-fn sane(size: usize) -> bool {
-    size <= isize::MAX as usize
-}
-
-#[inline(always)]
-fn allocate(size: usize, align: usize) -> *mut c_void {
-    or_no_memory(if sane(size) { heap::allocate(size, align) } else { ptr::null_mut() })
+fn no_memory() -> *mut c_void {
+    sysmem::native::set_errno_out_of_memory();
+    ptr::null_mut()
 }
 
 /// Allocates `size` bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc(size: usize) -> *mut c_void {
-    allocate(size, NO_ALIGN)
+    heap::allocate(size, NO_ALIGN).cast()
 }
 
 /// Allocates an array of `count` zeroed elements of `size` bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
-    or_no_memory(match count.checked_mul(size) {
-        Some(bytes) if sane(bytes) => heap::allocate_zeroed(bytes, NO_ALIGN),
-        _ => ptr::null_mut(),
-    })
+    match count.checked_mul(size) {
+        Some(bytes) => heap::allocate_zeroed(bytes, NO_ALIGN).cast(),
+        None => no_memory(),
+    }
 }
 
 /// Makes an allocation `size` bytes long, moving it if need be. As in glibc, no address means
@@ -66,18 +48,15 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn realloc(address: *mut c_void, size: usize) -> *mut c_void {
     if address.is_null() {
-        return malloc(size);
+        return heap::allocate(size, NO_ALIGN).cast();
     }
     if size == 0 {
         // SAFETY: the caller's promise.
-        unsafe { free(address) };
+        unsafe { heap::free(address.cast()) };
         return ptr::null_mut();
     }
-    or_no_memory(match sane(size) {
-        // SAFETY: the caller's promise.
-        true => unsafe { heap::reallocate(address.cast(), size, NO_ALIGN) },
-        false => ptr::null_mut(),
-    })
+    // SAFETY: the caller's promise.
+    unsafe { heap::reallocate(address.cast(), size, NO_ALIGN) }.cast()
 }
 
 /// `realloc` of an array, refusing a size that overflows.
@@ -94,7 +73,7 @@ pub unsafe extern "C" fn reallocarray(
     match count.checked_mul(size) {
         // SAFETY: the caller's promise.
         Some(bytes) => unsafe { realloc(address, bytes) },
-        None => or_no_memory(ptr::null_mut()),
+        None => no_memory(),
     }
 }
 
@@ -146,10 +125,7 @@ pub unsafe extern "C" fn posix_memalign(
     if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
         return libc::EINVAL;
     }
-    let address = match sane(size) {
-        true => sysmem::native::keeping_errno(|| heap::allocate(size, align)),
-        false => ptr::null_mut(),
-    };
+    let address = sysmem::native::keeping_errno(|| heap::allocate(size, align));
     if address.is_null() {
         return libc::ENOMEM;
     }
@@ -165,14 +141,14 @@ pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
         set_errno(libc::EINVAL);
         return ptr::null_mut();
     }
-    allocate(size, align)
+    heap::allocate(size, align).cast()
 }
 
 /// Allocates at a multiple of `align`, rounded up to a power of two as glibc does.
 #[unsafe(no_mangle)]
 pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     match align.checked_next_power_of_two() {
-        Some(align) => allocate(size, align),
+        Some(align) => heap::allocate(size, align).cast(),
         None => {
             set_errno(libc::EINVAL);
             ptr::null_mut()
@@ -183,7 +159,7 @@ pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
 /// Allocates at a multiple of the page size.
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    allocate(size, sysmem::page_size())
+    heap::allocate(size, sysmem::page_size()).cast()
 }
 
 /// Allocates whole pages.
@@ -191,7 +167,7 @@ pub extern "C" fn valloc(size: usize) -> *mut c_void {
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
     match size.checked_next_multiple_of(sysmem::page_size()) {
         Some(size) => valloc(size),
-        None => or_no_memory(ptr::null_mut()),
+        None => no_memory(),
     }
 }
 

@@ -41,6 +41,18 @@ pub fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
     KERNEL.environment(name)
 }
 
+#[cfg(unix)]
+const OUT_OF_MEMORY: core::ffi::c_int = libc::ENOMEM;
+#[cfg(windows)]
+const OUT_OF_MEMORY: core::ffi::c_int =
+    windows_sys::Win32::Foundation::ERROR_NOT_ENOUGH_MEMORY as core::ffi::c_int;
+
+/// Says in the calling thread's `errno` (on Windows, its last error) that memory has run out.
+#[cold]
+pub fn set_errno_out_of_memory() {
+    system::set_errno(OUT_OF_MEMORY);
+}
+
 /// Runs `work` and leaves the calling thread's `errno` (on Windows, its last error) as it was: for code inside functions that
 /// must not change it, as `free` must not (POSIX.1-2024).
 pub fn keeping_errno<R>(work: impl FnOnce() -> R) -> R {

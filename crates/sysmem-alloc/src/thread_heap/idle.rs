@@ -175,7 +175,7 @@ impl ThreadHeap {
             // SAFETY: a current span is one of ours, or `NOTHING`.
             let span = unsafe { &*current };
             if !ptr::eq(current, NOTHING.span()) {
-                if span.used.get() == 0 {
+                if span.used() == 0 {
                     bin.current.set(NOTHING.span());
                     self.release(span);
                 } else {
@@ -214,7 +214,7 @@ impl ThreadHeap {
             // SAFETY: the ranges are parts of spans.
             let span = unsafe { &*page_map::find(range.start) };
             span.keep(*range);
-            if span.listing.get() == Listing::Trimmed && span.has_free() {
+            if span.listing() == Listing::Trimmed && span.has_free() {
                 self.unlink(span);
                 self.link(span, Listing::Available);
             }
