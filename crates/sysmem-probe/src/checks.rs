@@ -5,12 +5,13 @@ use core::fmt;
 
 use sysmem::{GiveBack, Os, Policy, Protection, ReserveOptions};
 
-use crate::Options;
 use crate::platform::Platform;
 use crate::region::Region;
 use crate::report::{Checked, Report, Stop, Summary, Text};
+use crate::{Capable, Options};
 
 mod allocation;
+mod capabilities;
 mod fault;
 mod hints;
 mod misuse;
@@ -107,6 +108,10 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
 
     pub(crate) fn run(&self) {
         self.facts();
+        self.operations();
+    }
+
+    fn operations(&self) {
         self.allocation();
         self.placement();
         self.protection();
@@ -116,6 +121,17 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         self.hints();
         self.misuse();
         self.reservation();
+    }
+
+    /// Every check, of capabilities too.
+    pub(crate) fn run_whole(&self)
+    where
+        O: Capable,
+    {
+        self.facts();
+        self.capability_facts();
+        self.operations();
+        self.capabilities();
     }
 
     fn facts(&self) {

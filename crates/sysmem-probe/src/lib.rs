@@ -68,7 +68,8 @@ mod windows;
 
 use core::fmt;
 
-use sysmem::Os;
+use sysmem::huge::HugePageControl;
+use sysmem::{Guards, MemoryObjects, Os, Sealing};
 
 pub use platform::{Access, Platform, Seen, Signal};
 pub use report::Summary;
@@ -89,7 +90,12 @@ pub struct Options {
     pub beside: Option<Beside>,
 }
 
-/// Runs every check on `os` and prints facts, results and the closing line to `out`.
+/// A system with the traits of what only some systems have: guards, memory objects, seals, huge
+/// pages. Every backend has them, and says where its system has not.
+pub trait Capable: Os + Guards + MemoryObjects + Sealing + HugePageControl {}
+impl<O: Os + Guards + MemoryObjects + Sealing + HugePageControl> Capable for O {}
+
+/// Checks every operation of `os`, and prints facts, results and the closing line to `out`.
 ///
 /// What `out` refuses to take is lost; the answer is not.
 pub fn run<O: Os, P: Platform>(
@@ -103,8 +109,20 @@ pub fn run<O: Os, P: Platform>(
     suite.finish()
 }
 
-/// [`run`] on the running system.
+/// [`run`], and the checks of what only some systems have.
+pub fn run_whole<O: Capable, P: Platform>(
+    os: &O,
+    platform: &P,
+    out: &mut dyn fmt::Write,
+    options: Options,
+) -> Summary {
+    let suite = checks::Suite::new(os, platform, out, options);
+    suite.run_whole();
+    suite.finish()
+}
+
+/// [`run_whole`] on the running system.
 #[cfg(any(unix, windows))]
 pub fn run_native(out: &mut dyn fmt::Write, options: Options) -> Summary {
-    run(&sysmem::Native::NEW, &Running::NEW, out, options)
+    run_whole(&sysmem::Native::NEW, &Running::NEW, out, options)
 }

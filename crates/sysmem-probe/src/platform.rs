@@ -116,6 +116,16 @@ pub trait Platform {
         None
     }
 
+    /// Has a forked child call the kernel with its stack in this memory: [`Seen::Value`] if it could.
+    ///
+    /// # Safety
+    ///
+    /// The memory is nobody else's.
+    unsafe fn stand_on(&self, stack: PageRange) -> Option<Seen> {
+        let _ = stack;
+        None
+    }
+
     /// Whether a core dump would have this page in it.
     fn dumped(&self, address: *mut u8) -> Option<bool> {
         let _ = address;

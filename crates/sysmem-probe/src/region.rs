@@ -29,7 +29,16 @@ fn words(range: PageRange) -> impl Iterator<Item = (usize, *mut u64)> {
 
 impl<'s, 'a, O: Os, P: Platform> Region<'s, 'a, O, P> {
     pub(crate) fn of(suite: &'s Suite<'a, O, P>, start: *mut u8, len: usize) -> Self {
-        Region { suite, start, len, policy: Policy::DEFAULT, owned: Cell::new(true) }
+        Region::with_policy(suite, start, len, Policy::DEFAULT)
+    }
+
+    pub(crate) fn with_policy(
+        suite: &'s Suite<'a, O, P>,
+        start: *mut u8,
+        len: usize,
+        policy: Policy,
+    ) -> Self {
+        Region { suite, start, len, policy, owned: Cell::new(true) }
     }
 
     pub(crate) fn range(&self) -> PageRange {
@@ -73,9 +82,14 @@ impl<'s, 'a, O: Os, P: Platform> Region<'s, 'a, O, P> {
         Ok(unsafe { self.suite.os.protect(range, protection) }?)
     }
 
+    /// Leaves it behind.
+    pub(crate) fn give_up(&self) {
+        self.owned.set(false);
+    }
+
     /// Releases it, where dropping would not say whether the system agreed.
     pub(crate) fn free(&self) -> Checked {
-        self.owned.set(false);
+        self.give_up();
         // SAFETY: the whole region, of which nobody holds a reference.
         Ok(unsafe { self.suite.os.free(self.range()) }?)
     }
@@ -105,9 +119,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
             return Err(Stop::NotSupported);
         }
         let start = self.os.reserve(options)?;
-        let mut region = Region::of(self, start.as_ptr(), options.len());
-        region.policy = options.policy();
-        Ok(region)
+        Ok(Region::with_policy(self, start.as_ptr(), options.len(), options.policy()))
     }
 
     /// `npages` pages of Ready memory.

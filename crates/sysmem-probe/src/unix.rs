@@ -9,6 +9,7 @@ use sysmem::PageRange;
 
 use crate::platform::{Access, Platform, Seen, Signal};
 
+mod stack;
 #[cfg(any(
     target_os = "freebsd",
     target_os = "netbsd",
@@ -105,6 +106,50 @@ fn wait_for(child: libc::pid_t) -> c_int {
     status
 }
 
+/// What a forked child says that does some work, which ends it.
+fn seen_by_child(work: &dyn Fn()) -> Option<Seen> {
+    let mut ends = [-1; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    let [read_end, write_end] = ends;
+    // SAFETY: the child does the work, by which it ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        PIPE.store(write_end, Relaxed);
+        work();
+    }
+    let status = if child > 0 { wait_for(child) } else { 0 };
+    let mut message: Message = [0; 4];
+    // The child has said all it had to say; another child of this process may hold the other end
+    // open, so the end of the pipe is not waited for.
+    // SAFETY: the descriptor is ours, the message as long as said.
+    let read = unsafe {
+        libc::close(write_end);
+        libc::fcntl(read_end, libc::F_SETFL, libc::O_NONBLOCK);
+        let read = libc::read(read_end, message.as_mut_ptr().cast(), size_of::<Message>());
+        libc::close(read_end);
+        read
+    };
+    if child < 0 {
+        return None;
+    }
+    if read != size_of::<Message>() as isize {
+        return Some(Seen::Died(status));
+    }
+    let [faulted, value, code, address] = message;
+    if faulted == 0 {
+        return Some(Seen::Value(value as u8));
+    }
+    let signal = match value as c_int {
+        libc::SIGSEGV => Signal::Segv,
+        libc::SIGBUS => Signal::Bus,
+        _ => Signal::Ill,
+    };
+    Some(Seen::Fault { signal, code: code as i32, address: address as usize })
+}
+
 impl Platform for Running {
     fn facts(&self, fact: &mut dyn FnMut(&str, fmt::Arguments<'_>)) {
         let mut name = MaybeUninit::<libc::utsname>::zeroed();
@@ -146,52 +191,19 @@ impl Platform for Running {
     }
 
     unsafe fn access(&self, address: *mut u8, access: Access) -> Option<Seen> {
-        let mut ends = [-1; 2];
-        // SAFETY: room for two descriptors.
-        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
-            return None;
-        }
-        let [read_end, write_end] = ends;
-        // SAFETY: the child makes one access and ends.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            PIPE.store(write_end, Relaxed);
-            // SAFETY: the caller's promise, and this is the child.
-            unsafe { make_access(address, access) };
-        }
-        let status = if child > 0 { wait_for(child) } else { 0 };
-        let mut message: Message = [0; 4];
-        // The child has said all it had to say; another child of this process may hold the other
-        // end open, so the end of the pipe is not waited for.
-        // SAFETY: the descriptor is ours, the message as long as said.
-        let read = unsafe {
-            libc::close(write_end);
-            libc::fcntl(read_end, libc::F_SETFL, libc::O_NONBLOCK);
-            let read = libc::read(read_end, message.as_mut_ptr().cast(), size_of::<Message>());
-            libc::close(read_end);
-            read
-        };
-        if child < 0 {
-            return None;
-        }
-        if read != size_of::<Message>() as isize {
-            return Some(Seen::Died(status));
-        }
-        let [faulted, value, code, address] = message;
-        if faulted == 0 {
-            return Some(Seen::Value(value as u8));
-        }
-        let signal = match value as c_int {
-            libc::SIGSEGV => Signal::Segv,
-            libc::SIGBUS => Signal::Bus,
-            _ => Signal::Ill,
-        };
-        Some(Seen::Fault { signal, code: code as i32, address: address as usize })
+        // SAFETY: the caller's promise, and what is done is done in a child.
+        seen_by_child(&|| unsafe { make_access(address, access) })
     }
 
     unsafe fn access_by_child(&self, address: *mut u8, access: Access) -> Option<Seen> {
         // SAFETY: the caller's promise.
         unsafe { self.access(address, access) }
+    }
+
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    unsafe fn stand_on(&self, stack: PageRange) -> Option<Seen> {
+        // SAFETY: the caller's promise, and what is done is done in a child.
+        seen_by_child(&|| unsafe { stack::enter_kernel_from(stack) })
     }
 
     #[cfg(target_os = "linux")]

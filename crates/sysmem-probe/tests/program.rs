@@ -77,11 +77,12 @@ fn it_refuses_what_it_does_not_know_and_explains_itself() {
 }
 
 #[test]
-fn it_needs_none_of_the_standard_descriptors() {
+fn it_needs_neither_standard_descriptors_nor_a_terminal() {
     let mut command = Command::new(PROGRAM);
-    // SAFETY: close(2) may be called between fork and exec.
+    // SAFETY: setsid(2) and close(2) may be called between fork and exec.
     unsafe {
         command.pre_exec(|| {
+            libc::setsid();
             for descriptor in 0..3 {
                 libc::close(descriptor);
             }
@@ -183,13 +184,19 @@ fn linked_statically_it_runs_where_there_is_nothing_else() {
     let headers = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
     let kinds = (0..half(56)).map(|index| bytes[headers + index * half(54)]);
     assert!(kinds.into_iter().all(|kind| kind != 3), "there is a dynamic linker");
+    // Nothing in it could make a thread: the names of its functions are all in it.
+    let has = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+    assert!(has(b"\0fork\0") && !has(b"pthread_create"), "there are threads");
 
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("root");
     std::fs::create_dir_all(&root).unwrap();
     std::fs::copy(&program, root.join("init")).unwrap();
-    // Alone in a directory that is the whole file system: no /proc, no /dev, no /sys.
+    // Alone in a directory that is the whole file system and cannot be written to: no /proc, no
+    // /dev, no /sys.
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && cd \"$1\" && \
+                  { ! touch written 2>&-; } && exec chroot . /init";
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--root"]).arg(&root).arg("/init");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&root);
     let output = output(command.stdin(Stdio::null()));
     if output.stdout.is_empty() && text(&output.stderr).contains("unshare") {
         eprintln!("not run alone: {}", text(&output.stderr));

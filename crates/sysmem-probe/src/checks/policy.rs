@@ -1,6 +1,7 @@
-//! [`Policy`]: what a forked child gets, what a core dump has in it, what may become executable, and
-//! that no operation makes memory forget it. A mapping that replaces another has none of it (mmap(2)
-//! of each system), so a backend that replaces mappings must say it again.
+//! [`Policy`]: what a forked child gets, what a core dump has in it, what may become executable,
+//! where stacks may be, and that no operation makes memory forget it. A mapping that replaces
+//! another has none of it (mmap(2) of each system), so a backend that replaces mappings must say it
+//! again.
 
 use sysmem::{ErrorKind, GiveBack, Inheritance, Os, Policy, Protection, ReserveOptions};
 
@@ -32,18 +33,20 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         self.check("dumped: memory that is left out, through every operation", Self::left_out);
         self.check("set_dumped: contents stay", Self::dumped_changes);
         self.check("executable: stays through every operation", Self::executable_stays);
+        self.check("stacks: threads may have theirs in it, through every operation", Self::stacks);
     }
 
     fn supported(&self) -> Checked {
         let mut taken = 0;
         for (_, inheritance) in INHERITANCES {
-            for (executable, dumped) in [(false, true), (false, false), (true, true), (true, false)]
-            {
-                let policy = Policy { executable, dumped, inheritance, ..Policy::DEFAULT };
+            for bits in 0..8 {
+                let [executable, dumped, stacks] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let policy = Policy { executable, dumped, inheritance, stacks, ..Policy::DEFAULT };
                 let options = ReserveOptions::new(self.page_size())
                     .executable(executable)
                     .dumped(dumped)
-                    .inheritance(inheritance);
+                    .inheritance(inheritance)
+                    .stacks(stacks);
                 match (self.os.supports(policy), self.reserve_as(&options)) {
                     (true, Ok(_)) => taken += 1,
                     (false, Err(Stop::Refused(error)))
@@ -58,7 +61,7 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
                 }
             }
         }
-        self.note(format_args!("{taken} of 16"));
+        self.note(format_args!("{taken} of 32"));
         Ok(())
     }
 
@@ -70,7 +73,8 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         let options = ReserveOptions::new(4 * self.page_size())
             .executable(policy.executable)
             .dumped(policy.dumped)
-            .inheritance(policy.inheritance);
+            .inheritance(policy.inheritance)
+            .stacks(policy.stacks);
         let region = self.reserve_as(&options)?;
         region.make_ready(region.range(), RW)?;
         Ok(region)
@@ -213,6 +217,21 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
             self.dumped_is(&region, dumped)?;
         }
         Ok(())
+    }
+
+    fn stacks(&self) -> Checked {
+        let region = self.ready_as(Policy { stacks: true, ..Policy::DEFAULT })?;
+        self.through_every_operation(&region, || {
+            let seed = self.fill(region.range())?;
+            self.holds(region.range(), seed, 0)?;
+            // SAFETY: the suite's own memory.
+            match unsafe { self.platform.stand_on(region.range()) } {
+                None | Some(Seen::Value(_)) => Ok(()),
+                Some(seen) => {
+                    Err(self.failed(format_args!("a child with its stack there: {seen}")))
+                }
+            }
+        })
     }
 
     fn executable_stays(&self) -> Checked {

@@ -12,7 +12,16 @@ pub(super) fn errno() -> c_int {
     unsafe { *libc::__error() }
 }
 
-pub(super) fn power_off() {}
+unsafe extern "C" {
+    /// bsd/sys/reboot.h of XNU; the headers for programs leave it out.
+    fn reboot(how: c_int) -> c_int;
+}
+
+pub(super) fn power_off() {
+    const RB_HALT: c_int = 8;
+    // SAFETY: returns if the caller may not (reboot(2)).
+    unsafe { reboot(RB_HALT) };
+}
 
 unsafe extern "C" {
     // <mach/mach_init.h>; a macro calls it `mach_task_self()`.

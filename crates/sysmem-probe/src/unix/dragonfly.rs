@@ -13,7 +13,10 @@ pub(super) fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-pub(super) fn power_off() {}
+pub(super) fn power_off() {
+    // SAFETY: returns if the caller may not (reboot(2), <sys/reboot.h> of 6.4).
+    unsafe { libc::reboot(libc::RB_HALT | libc::RB_POWEROFF) };
+}
 
 /// The eight bytes at an offset of the `struct kinfo_proc` of this process (<sys/kinfo.h>).
 fn process(offset: usize) -> Option<u64> {

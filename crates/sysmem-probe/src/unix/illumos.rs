@@ -12,7 +12,18 @@ pub(super) fn errno() -> c_int {
     unsafe { *libc::___errno() }
 }
 
-pub(super) fn power_off() {}
+unsafe extern "C" {
+    /// <sys/uadmin.h>.
+    fn uadmin(command: c_int, function: c_int, argument: usize) -> c_int;
+}
+
+pub(super) fn power_off() {
+    const A_REBOOT: c_int = 1;
+    const AD_POWEROFF: c_int = 6;
+    // At once: A_SHUTDOWN would first end every process, and this is the one that cannot be.
+    // SAFETY: returns if the caller may not (uadmin(2)); no boot arguments are passed.
+    unsafe { uadmin(A_REBOOT, AD_POWEROFF, 0) };
+}
 
 /// The number of kibibytes at an offset of `psinfo_t` (<sys/procfs.h>), in bytes.
 fn figure(offset: usize) -> Option<u64> {

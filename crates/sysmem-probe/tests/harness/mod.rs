@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sysmem::Os;
-use sysmem_probe::{Options, Platform, Summary};
+use sysmem_probe::{Capable, Options, Platform, Summary};
 
 /// One run at a time: the suite measures the process.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -36,11 +36,20 @@ impl Run {
     }
 }
 
-pub fn run<O: Os, P: Platform>(os: &O, platform: &P) -> Run {
+const OPTIONS: Options = Options { json: true, beside: Some(beside) };
+
+pub fn run<O: Capable, P: Platform>(os: &O, platform: &P) -> Run {
     let _alone = alone();
     let mut text = String::new();
-    let options = Options { json: true, beside: Some(beside) };
-    let summary = sysmem_probe::run(os, platform, &mut text, options);
+    let summary = sysmem_probe::run_whole(os, platform, &mut text, OPTIONS);
+    taken_apart(text, summary)
+}
+
+/// A run without the checks of what only some systems have.
+pub fn run_operations<O: Os, P: Platform>(os: &O, platform: &P) -> Run {
+    let _alone = alone();
+    let mut text = String::new();
+    let summary = sysmem_probe::run(os, platform, &mut text, OPTIONS);
     taken_apart(text, summary)
 }
 

@@ -15,7 +15,7 @@ use super::settings::Overcommit;
 use super::unix::protection;
 use super::{System, UnixSystem};
 use crate::calls::Kernel;
-use crate::os::linux::{MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, RLIMIT_AS};
+use crate::os::linux::{MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_NORESERVE, RLIMIT_AS};
 use crate::os::unix::*;
 use crate::{Errno, Inheritance, Protection};
 
@@ -150,6 +150,10 @@ fn mmap(
     bits: i32,
     flags: i32,
 ) -> Result<*mut u8, Errno> {
+    // None are set aside, as vm.nr_hugepages has it unless it is told otherwise (seen on 6.18).
+    if flags & MAP_HUGETLB != 0 {
+        return Err(ENOMEM);
+    }
     const KNOWN: i32 =
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED | MAP_FIXED_NOREPLACE;
     assert!(
