@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
+use sysmem::{Native, Os};
 use sysmem_runtime::VmVec;
 
 use crate::measure::median;
-use crate::table;
+use crate::{callgrind, table};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -18,7 +18,8 @@ pub struct Options {
     /// How many bytes are pushed, one by one.
     #[arg(long, default_value_t = 1_000_000_000)]
     bytes: usize,
-    /// Fill one vector, in this process, and print seconds, peak resident bytes and moves.
+    /// Fill one vector, in this process, and print processor seconds, peak resident bytes and
+    /// moves.
     #[arg(long, hide = true)]
     one: Option<Contestant>,
 }
@@ -52,30 +53,46 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     }
     let pairs: Vec<_> = filled[1].iter().zip(&filled[0]).collect();
-    let rows: Vec<Vec<String>> = contestants
-        .iter()
-        .zip(&filled)
-        .enumerate()
-        .map(|(index, ((name, _), runs))| {
-            let ratio = match index {
-                0 => 1.0,
-                _ => median(&pairs, |(run, plain)| run.seconds / plain.seconds),
-            };
-            vec![
-                name.to_string(),
-                format!("{:.3} s", median(runs, |run| run.seconds)),
-                format!("{ratio:.3}"),
-                format!("{:.4}", median(runs, |run| run.peak / options.bytes as f64)),
-                format!("{:.0}", median(runs, |run| run.moves)),
-            ]
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for (index, ((name, argument), runs)) in contestants.iter().zip(&filled).enumerate() {
+        let ratio = match index {
+            0 => 1.0,
+            _ => median(&pairs, |(run, plain)| run.seconds / plain.seconds),
+        };
+        let instructions = match instructions_a_push(argument) {
+            Ok(count) => format!("{count:.2}"),
+            Err(error) => {
+                eprintln!("compare: no instructions of {name}: {error}");
+                "?".into()
+            }
+        };
+        rows.push(vec![
+            name.to_string(),
+            format!("{:.3} s", median(runs, |run| run.seconds)),
+            format!("{ratio:.3}"),
+            instructions,
+            format!("{:.4}", median(runs, |run| run.peak / options.bytes as f64)),
+            format!("{:.0}", median(runs, |run| run.moves)),
+        ]);
+    }
     println!(
-        "{} bytes pushed one by one; medians of {} runs in turn, a process each.\n",
+        "{} bytes pushed one by one; processor time, medians of {} runs in turn, a process each; \
+         instructions by callgrind.\n",
         options.bytes, options.runs
     );
-    table::print(&["vector", "time", "ratio", "peak / length", "moves"], &rows);
+    let head = ["vector", "time", "ratio", "instructions a push", "peak / length", "moves"];
+    table::print(&head, &rows);
     Ok(())
+}
+
+/// What the kernel does is not in it, nor what is done once.
+fn instructions_a_push(contestant: &str) -> Result<f64, Box<dyn Error>> {
+    const PUSHES: u64 = 1 << 24;
+    let count = |pushes: u64| {
+        let bytes = pushes.to_string();
+        callgrind::count("*compare*vec*fill_v*", &["vec", "--one", contestant, "--bytes", &bytes])
+    };
+    Ok((count(2 * PUSHES)? - count(PUSHES)?) as f64 / PUSHES as f64)
 }
 
 fn fill_in_process(name: &str, bytes: usize) -> Result<Filled, Box<dyn Error>> {
@@ -92,12 +109,12 @@ fn fill_in_process(name: &str, bytes: usize) -> Result<Filled, Box<dyn Error>> {
 }
 
 fn fill(contestant: Contestant, bytes: usize) -> Result<(), Box<dyn Error>> {
-    let begin = Instant::now();
+    let begin = Native::NEW.thread_cpu_time();
     let moves = match contestant {
         Contestant::Vec => fill_vec(bytes),
         Contestant::VmVec => fill_vm_vec(bytes)?,
     };
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = (Native::NEW.thread_cpu_time() - begin).as_secs_f64();
     println!("{seconds} {} {moves}", peak()?);
     Ok(())
 }
@@ -106,32 +123,31 @@ fn fill(contestant: Contestant, bytes: usize) -> Result<(), Box<dyn Error>> {
 #[inline(never)]
 fn fill_vec(bytes: usize) -> usize {
     let (mut vector, mut moves) = (Vec::new(), 0);
-    let mut start = vector.as_ptr();
     for index in 0..bytes {
         if vector.len() == vector.capacity() {
+            let start = vector.as_ptr();
             vector.reserve(1);
             moves += usize::from(vector.as_ptr() != start && index > 0);
-            start = vector.as_ptr();
         }
         vector.push(index as u8);
     }
-    black_box(&vector);
+    black_box(vector);
     moves
 }
 
+/// As above. There is room for 16 GiB: valgrind, too, has so many addresses.
 #[inline(never)]
 fn fill_vm_vec(bytes: usize) -> Result<usize, sysmem::Error> {
-    let mut vector = VmVec::with_capacity(1 << 40)?;
-    let start = vector.as_ptr();
-    let mut moves = 0;
+    let (mut vector, mut moves) = (VmVec::with_capacity(16 << 30)?, 0);
     for index in 0..bytes {
         if vector.len() == vector.committed() {
+            let start = vector.as_ptr();
             vector.reserve(1)?;
             moves += usize::from(vector.as_ptr() != start);
         }
         vector.push(index as u8)?;
     }
-    black_box(&vector);
+    black_box(vector);
     Ok(moves)
 }
 

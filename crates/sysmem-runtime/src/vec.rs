@@ -1,21 +1,20 @@
 //! A vector that never moves.
 
 use core::fmt;
-use core::marker::PhantomData;
 use core::mem::{self, ManuallyDrop, MaybeUninit};
 use core::ops::RangeBounds;
 use core::ptr::{self, NonNull};
 use core::slice;
 
-use sysmem::{Account, Error, ErrorKind, Native, Operation, Os, Reservation, ReserveOptions};
+use sysmem::{Account, Error, Native, Os, Reservation};
 
-mod commit;
 mod iterators;
 mod removing;
+mod room;
 mod traits;
 
-use commit::SettleOnDrop;
 pub use iterators::{Drain, IntoIter};
+use room::{Room, SettleOnDrop};
 
 /// What vectors are booked on that name no account of their own.
 static VECTORS: Account = Account::new("vectors");
@@ -46,16 +45,7 @@ static VECTORS: Account = Account::new("vectors");
 pub struct VmVec<T, O: Os = Native> {
     start: NonNull<T>,
     len: usize,
-    /// Elements that there is Ready memory for.
-    committed: usize,
-    /// Elements that there is address space for.
-    capacity: usize,
-    /// Bytes from the beginning that are not Reserved: those of the committed elements, rounded
-    /// up to a page, and what the system refused to take back.
-    mapped: usize,
-    /// `None` where no memory is needed.
-    reservation: Option<Reservation<O>>,
-    elements: PhantomData<T>,
+    room: ManuallyDrop<Room<T, O>>,
 }
 
 // SAFETY: a vector owns its elements and its reservation, as `Vec` does.
@@ -94,52 +84,27 @@ impl<T> From<PushError<T>> for Error {
 impl<T> VmVec<T> {
     /// An empty vector with address space for `capacity` elements, which is all it will ever
     /// hold. Costs no memory.
+    #[inline]
     pub fn with_capacity(capacity: usize) -> Result<VmVec<T>, Error> {
         VmVec::with_capacity_in(Native::NEW, capacity, &VECTORS)
     }
 }
 
 impl<T, O: Os> VmVec<T, O> {
-    const ZERO_SIZED: bool = size_of::<T>() == 0;
-
     /// An empty vector with address space for `capacity` elements, from `os` and booked on
     /// `account`.
+    // Inline, so that the compiler sees that it is empty.
+    #[inline]
     pub fn with_capacity_in(
         os: O,
         capacity: usize,
         account: &'static Account,
     ) -> Result<VmVec<T, O>, Error> {
-        let without_memory = |elements| VmVec {
-            start: NonNull::dangling(),
-            len: 0,
-            committed: elements,
-            capacity: elements,
-            mapped: 0,
-            reservation: None,
-            elements: PhantomData,
-        };
-        if Self::ZERO_SIZED {
-            return Ok(without_memory(usize::MAX));
-        }
-        if capacity == 0 {
-            return Ok(without_memory(0));
-        }
-        let len = capacity
-            .checked_mul(size_of::<T>())
-            .and_then(|len| len.checked_next_multiple_of(os.page_size()))
-            // The most that pointers of one allocation may be apart.
-            .filter(|&len| len <= isize::MAX as usize)
-            .ok_or(Error::new(Operation::Reserve, 0, usize::MAX, ErrorKind::TooLong))?;
-        let options = ReserveOptions::new(len).align(align_of::<T>());
-        let reservation = Reservation::reserve_in(os, options, account)?;
-        let Some(start) = NonNull::new(reservation.as_mut_ptr()) else {
-            return Ok(without_memory(0));
-        };
-        let mut vector = without_memory(0);
-        vector.start = start.cast();
-        vector.capacity = capacity;
-        vector.reservation = Some(reservation);
-        Ok(vector)
+        let room = ManuallyDrop::new(Room::reserve(os, capacity, account)?);
+        let start = room.reservation.as_ref().map_or(ptr::null_mut(), Reservation::as_mut_ptr);
+        // Where there is no memory, null.
+        let start = NonNull::new(start.cast()).unwrap_or(NonNull::dangling());
+        Ok(VmVec { start, len: 0, room })
     }
 
     /// How many elements there are.
@@ -157,13 +122,13 @@ impl<T, O: Os> VmVec<T, O> {
     /// How many elements it can ever hold.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.room.capacity
     }
 
     /// How many elements it can hold without asking the system for memory.
     #[inline]
     pub fn committed(&self) -> usize {
-        self.committed
+        self.room.committed
     }
 
     /// The address of the first element, or of where it will be: the same as long as the vector
@@ -198,7 +163,7 @@ impl<T, O: Os> VmVec<T, O> {
         // SAFETY: Ready memory behind the elements; uninitialized is all it need be.
         unsafe {
             let first = self.start.as_ptr().add(self.len).cast();
-            slice::from_raw_parts_mut(first, self.committed - self.len)
+            slice::from_raw_parts_mut(first, self.room.committed - self.len)
         }
     }
 
@@ -208,7 +173,7 @@ impl<T, O: Os> VmVec<T, O> {
     ///
     /// `len` is at most [`committed`](VmVec::committed), and the first `len` are initialized.
     pub unsafe fn set_len(&mut self, len: usize) {
-        debug_assert!(len <= self.committed);
+        debug_assert!(len <= self.room.committed);
         self.len = len;
     }
 
@@ -217,7 +182,7 @@ impl<T, O: Os> VmVec<T, O> {
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), PushError<T>> {
         let len = self.len;
-        if len == self.committed {
+        if len == self.room.committed {
             if let Err(error) = self.grow(1) {
                 return Err(PushError { value, error });
             }
@@ -408,13 +373,15 @@ impl<T, O: Os> VmVec<T, O> {
     /// The memory below, to name it, to look at it or to advise the system; `None` where there is
     /// none.
     pub fn reservation(&self) -> Option<&Reservation<O>> {
-        self.reservation.as_ref()
+        self.room.reservation.as_ref()
     }
 }
 
 impl<T, O: Os> Drop for VmVec<T, O> {
     fn drop(&mut self) {
-        // The reservation returns to the system after this, even if an element panics.
+        // Returns to the system at the end, even if an element panics.
+        // SAFETY: taken once, here.
+        let _room = unsafe { ManuallyDrop::take(&mut self.room) };
         // SAFETY: every element is dropped once: the vector ends here.
         unsafe { ptr::drop_in_place(self.as_mut_slice()) };
     }
@@ -423,9 +390,9 @@ impl<T, O: Os> Drop for VmVec<T, O> {
 impl<T, O: Os> VmVec<T, O> {
     /// The parts, for an iterator that owns them.
     fn into_parts(self) -> (NonNull<T>, usize, Option<Reservation<O>>) {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: read once; the vector is not used or dropped after this.
-        let reservation = unsafe { ptr::read(&this.reservation) };
-        (this.start, this.len, reservation)
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: taken once; the vector is not used or dropped after this.
+        let room = unsafe { ManuallyDrop::take(&mut this.room) };
+        (this.start, this.len, room.reservation)
     }
 }
