@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use sysmem::{Account, GiveBack, Native, Os, Protection, Reservation, ReserveOptions};
+use sysmem::{
+    Account, GiveBack, GuardMechanism, Native, Os, Protection, Reservation, ReserveOptions,
+};
 use sysmem_runtime::Guard;
 
 use crate::measure::median;
@@ -36,13 +38,23 @@ enum Contestant {
     Protect,
     /// PROT_NONE and MADV_DONTNEED: the page given back, as the light guard does.
     ProtectAndGiveBack,
+    /// MADV_GUARD_INSTALL, the bare call.
+    Bare,
     Guard,
     /// All of them in one row.
     Row,
 }
 
-const CONTESTANTS: [Contestant; 4] =
-    [Contestant::Protect, Contestant::ProtectAndGiveBack, Contestant::Guard, Contestant::Row];
+const CONTESTANTS: [Contestant; 5] = [
+    Contestant::Protect,
+    Contestant::ProtectAndGiveBack,
+    Contestant::Bare,
+    Contestant::Guard,
+    Contestant::Row,
+];
+
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let page = sysmem::page_size();
@@ -55,6 +67,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let guard = Guard::install(&mut memory, 0, page)?;
     let mechanism = guard.mechanism();
     guard.remove(&mut memory).map_err(|(_, error)| error)?;
+    if mechanism != GuardMechanism::Marker {
+        return Err(format!("this kernel has no light guards, but {mechanism}").into());
+    }
     println!(
         "{} guards of one page, {} KiB apart in populated memory, one thread; processor time, \
          medians of {} runs in turn.\n",
@@ -70,8 +85,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
                 let run = match contestant {
                     Contestant::Guard => install(&mut memory, options.guards, 1)?,
                     Contestant::Row => install(&mut memory, options.guards, options.guards)?,
-                    Contestant::Protect => protect(&memory, options.guards, false)?,
-                    Contestant::ProtectAndGiveBack => protect(&memory, options.guards, true)?,
+                    Contestant::Protect | Contestant::ProtectAndGiveBack | Contestant::Bare => {
+                        bare(&memory, options.guards, contestant)?
+                    }
                 };
                 if round > 0 {
                     rounds.push(run);
@@ -81,35 +97,44 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let name = |contestant| match contestant {
             Contestant::Protect => "mprotect".into(),
             Contestant::ProtectAndGiveBack => "mprotect and MADV_DONTNEED".into(),
-            Contestant::Guard => format!("Guard ({mechanism})"),
-            Contestant::Row => format!("a row of Guards ({mechanism})"),
+            Contestant::Bare => mechanism.to_string(),
+            Contestant::Guard => "Guard".into(),
+            Contestant::Row => "a row of Guards".into(),
         };
         let rows: Vec<Vec<String>> = CONTESTANTS
             .into_iter()
             .zip(&rounds)
-            .map(|(contestant, runs)| row(name(contestant), runs, &rounds[0]))
+            .map(|(contestant, runs)| row(name(contestant), runs, &rounds))
             .collect();
         let pages = if touched { "guarded pages touched" } else { "guarded pages untouched" };
-        let head = [pages, "install", "cheaper", "remove", "cheaper", "both", "mappings added"];
+        let head = [
+            pages,
+            "install",
+            "remove",
+            "cheaper than mprotect",
+            "than giving back too",
+            "mappings added",
+        ];
         table::print(&head, &rows);
         println!();
     }
     Ok(())
 }
 
-/// The figures of a contestant, and how many times cheaper it is than the first.
-fn row(name: String, runs: &[Round], first: &[Round]) -> Vec<String> {
-    let pairs: Vec<(&Round, &Round)> = runs.iter().zip(first).collect();
-    let cheaper = |of: fn(&Round) -> f64| {
-        format!("{:.2}", median(&pairs, |(run, first)| of(first) / of(run)))
+/// The figures of a contestant, and how many times cheaper it is, installed and removed, than the
+/// first and the second.
+fn row(name: String, runs: &[Round], rounds: &[Vec<Round>]) -> Vec<String> {
+    let cheaper = |other: usize| {
+        let pairs: Vec<(&Round, &Round)> = runs.iter().zip(&rounds[other]).collect();
+        let both = |round: &Round| round.install + round.remove;
+        format!("{:.2}", median(&pairs, |(run, other)| both(other) / both(run)))
     };
     vec![
         name,
         format!("{:.2} µs", median(runs, |round| round.install) * 1e6),
-        cheaper(|round| round.install),
         format!("{:.2} µs", median(runs, |round| round.remove) * 1e6),
-        cheaper(|round| round.remove),
-        cheaper(|round| round.install + round.remove),
+        cheaper(0),
+        cheaper(1),
         format!("{:.0}", median(runs, |round| round.mappings)),
     ]
 }
@@ -148,33 +173,43 @@ fn install(memory: &mut Reservation, count: usize, row: usize) -> Result<Round, 
     Ok(Round { install, remove: seconds_since(begin) / count as f64, mappings })
 }
 
-fn protect(memory: &Reservation, count: usize, give_back: bool) -> std::io::Result<Round> {
+/// By the calls themselves.
+fn bare(memory: &Reservation, count: usize, contestant: Contestant) -> std::io::Result<Round> {
     let page = sysmem::page_size();
     let at = |index: usize| memory.as_mut_ptr().wrapping_add(index * APART).cast();
-    let done = |answer| match answer {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    };
+    // SAFETY: one page of the reservation, which nobody uses meanwhile; it becomes what the
+    // reservation believes it to be before the round ends.
+    let protect = |index, bits| done(unsafe { libc::mprotect(at(index), page, bits) });
+    // SAFETY: as above.
+    let advise = |index, advice| done(unsafe { libc::madvise(at(index), page, advice) });
     let before = mappings()?;
     let begin = Native::NEW.thread_cpu_time();
     for index in 0..count {
-        // SAFETY: one page of the reservation, which nobody uses meanwhile; it becomes what the
-        // reservation believes it to be before the round ends.
-        done(unsafe { libc::mprotect(at(index), page, libc::PROT_NONE) })?;
-        if give_back {
-            // SAFETY: as above.
-            done(unsafe { libc::madvise(at(index), page, libc::MADV_DONTNEED) })?;
+        match contestant {
+            Contestant::Bare => advise(index, MADV_GUARD_INSTALL)?,
+            _ => protect(index, libc::PROT_NONE)?,
+        }
+        if let Contestant::ProtectAndGiveBack = contestant {
+            advise(index, libc::MADV_DONTNEED)?;
         }
     }
     let install = seconds_since(begin) / count as f64;
     let mappings = mappings()? - before;
     let begin = Native::NEW.thread_cpu_time();
     for index in 0..count {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: as above.
-        done(unsafe { libc::mprotect(at(index), page, protection) })?;
+        match contestant {
+            Contestant::Bare => advise(index, MADV_GUARD_REMOVE)?,
+            _ => protect(index, libc::PROT_READ | libc::PROT_WRITE)?,
+        }
     }
     Ok(Round { install, remove: seconds_since(begin) / count as f64, mappings })
+}
+
+fn done(answer: i32) -> std::io::Result<()> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn seconds_since(begin: Duration) -> f64 {
