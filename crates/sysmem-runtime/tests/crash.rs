@@ -5,9 +5,8 @@ mod child;
 
 use std::io::Write;
 
-use sysmem::{
-    Account, ErrorKind, Mappings, Native, Os, Protection, Reservation, ReserveOptions, State,
-};
+use sysmem::usage::{self, Detail, Process};
+use sysmem::{Account, ErrorKind, Native, Os, Protection, Reservation, ReserveOptions, State};
 use sysmem_runtime::{FaultAll, FaultHandler, Sealed, fault_all, write_to_stderr};
 
 static POOL: Account = Account::new("pool");
@@ -83,15 +82,15 @@ fn the_whole_process_faults_but_for_what_does_it() {
                     unsafe { libc::_exit(1) };
                 };
                 let (mut inaccessible, mut gone) = (0, 0);
-                let _ = os.each_mapping(&mut |mapping| {
-                    let holds = |address: usize| {
-                        mapping.start <= address && address < mapping.start + mapping.len
-                    };
-                    if holds(foreign.addr()) || holds(address.addr()) {
-                        gone += usize::from(!mapping.accessible);
-                    }
-                    inaccessible += usize::from(!mapping.accessible);
-                });
+                let mut buffer = [0; 64 << 10];
+                let _ =
+                    usage::mappings(Process::Own, Detail::Counters, &mut buffer, &mut |mapping| {
+                        let holds = |address| (mapping.start..mapping.end).contains(&address);
+                        if holds(foreign.addr()) || holds(address.addr()) {
+                            gone += usize::from(!mapping.accessible());
+                        }
+                        inaccessible += usize::from(!mapping.accessible());
+                    });
                 say(format_args!(
                     "faulted {} MiB, gone {gone}, inaccessible {inaccessible}, left {} {} {}, {:?}\n",
                     outcome.faulted >> 20,

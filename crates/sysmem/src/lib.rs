@@ -66,8 +66,7 @@ pub use error::{Errno, Error, ErrorKind, Limit, Operation};
 pub use lock::{Lock, LockGuard};
 pub use native::{Native, page_size};
 pub use os::capabilities::{
-    CodeMemory, GuardMechanism, Guards, MappingKind, Mappings, MemoryObject, MemoryObjects,
-    Sealing, SystemMapping, ThreadBarrier,
+    CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, Sealing, ThreadBarrier,
 };
 pub use os::{
     Contents, GiveBack, Inheritance, Os, PageRange, Placement, Policy, ReserveOptions,

@@ -436,6 +436,7 @@ impl Registered<'_> {
     /// # Safety
     ///
     /// Nothing uses the reservation's memory any more, and no operation on it runs.
+    #[track_caller]
     pub unsafe fn fault(&self, os: &impl Os) -> Result<usize, Error> {
         let range = PageRange::new(ptr::with_exposed_provenance_mut(self.start), self.len);
         if self.entry.lost.load(Relaxed) {
@@ -453,6 +454,7 @@ impl Registered<'_> {
             self.account.transfer(from, State::Reserved, moved);
             bytes += moved;
         }
+        os.registry().remember(Operation::Fault, range);
         Ok(bytes)
     }
 }

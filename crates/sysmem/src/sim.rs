@@ -34,6 +34,7 @@ mod dragonfly;
 mod freebsd;
 mod illumos;
 mod linux;
+mod listed;
 mod machine;
 mod mappings;
 mod memory;

@@ -272,38 +272,3 @@ pub unsafe trait Sealing: Os {
     /// The range is the caller's, who will not return it.
     unsafe fn seal(&self, range: PageRange) -> Result<(), Error>;
 }
-
-/// What a mapping of the process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MappingKind {
-    /// Memory of this process alone, from no file.
-    PrivateAnonymous,
-    /// Memory shared with whoever forked from the process, or mapped more than once.
-    Shared,
-    /// From a file: code, constants, and variables that have a value from the beginning.
-    File,
-    /// The stack of the first thread.
-    FirstStack,
-    /// The kernel's own pages in the process.
-    Kernel,
-}
-
-/// A mapping as the system lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SystemMapping {
-    /// The first address.
-    pub start: usize,
-    /// The length in bytes.
-    pub len: usize,
-    /// Whether anything may be done with it.
-    pub accessible: bool,
-    /// What it is.
-    pub kind: MappingKind,
-}
-
-/// A system that lists the mappings of the process.
-pub trait Mappings: Os {
-    /// Hands every mapping to `each`, lowest address first, without a heap. `NotSupported` where
-    /// the list cannot be read.
-    fn each_mapping(&self, each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error>;
-}

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
-use super::unix::{MAP_SHARED, protection};
+use super::unix::{MAP_SHARED, may_change, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Minherit};
 use crate::os::bsd::{INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, MAP_ANON, RLIMIT_AS};
-use crate::os::unix::{EINVAL, ENOMEM, EPERM, MAP_PRIVATE, RLIMIT_DATA};
+use crate::os::unix::{EINVAL, ENOMEM, MAP_PRIVATE, RLIMIT_DATA};
 use crate::{Errno, Inheritance, Protection};
 
 pub(super) const EACCES: Errno = Errno(13);
@@ -320,11 +320,6 @@ impl<B: Bsd> Simulated<B> {
         let start = B::mmap(machine, address, len, protection, flags)?;
         Ok(start.addr() + (offset & (machine.page_size() - 1)))
     }
-}
-
-/// Sealed memory stays as it is: mimmutable(2) of OpenBSD, which answers EPERM (seen).
-pub(super) fn may_change(parts: &[Mapping]) -> Result<(), Errno> {
-    if parts.iter().any(|part| part.attributes.immutable) { Err(EPERM) } else { Ok(()) }
 }
 
 /// Pages in the page table, as far as it can be told: those in memory that allow anything.

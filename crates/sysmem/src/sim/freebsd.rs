@@ -4,12 +4,12 @@ use std::ffi::CStr;
 use std::ops::Range;
 use std::vec::Vec;
 
-use super::Simulated;
 use super::bsd::{self, Answers, Attributed, Bsd, EACCES, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
 use super::unix::{MAP_SHARED, PROT_ALL, protection};
+use super::{Simulated, listed};
 use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON};
 use crate::os::freebsd::{
@@ -340,7 +340,11 @@ impl Mincore for Simulated<FreeBsd> {
 
 impl Sysctl for Simulated<FreeBsd> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        const KERN_PROC_VMMAP: i32 = 32;
         let machine = &*self.call();
+        if mib == [CTL_KERN, KERN_PROC, KERN_PROC_VMMAP, PROCESS] {
+            return listed::freebsd(machine, value);
+        }
         if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS] {
             return Err(ENOENT);
         }

@@ -6,13 +6,14 @@
 
 mod advice;
 mod files;
+mod sealing;
 
 use std::ops::Range;
 
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
-use super::unix::protection;
+use super::unix::{may_change, protection};
 use super::{System, UnixSystem};
 use crate::calls::Kernel;
 use crate::os::linux::{MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_NORESERVE, RLIMIT_AS};
@@ -97,6 +98,8 @@ mod since {
     pub const DONTNEED_LOCKED: (u32, u32) = (5, 18);
     /// `MADV_COLLAPSE`: madvise(2).
     pub const COLLAPSE: (u32, u32) = (6, 1);
+    /// mseal(2), on 64-bit machines.
+    pub const SEALS: (u32, u32) = (6, 10);
     /// What was never written to is charged no more once it is not writable (mm/mprotect.c).
     pub const UNCHARGES_UNTOUCHED: (u32, u32) = (6, 6);
     /// A fixed mapping that fails restores what it had unmapped (mm/vma.c,
@@ -234,6 +237,7 @@ fn mmap(
 /// Whether a range may be unmapped: a hole in the middle of a mapping makes one more of it, and
 /// only that is held against the limit (seen; mm/vma.c, `vms_gather_munmap_vmas`).
 fn unmap_checked(machine: &Machine, range: Range<usize>, parts: &[Mapping]) -> Result<(), Errno> {
+    may_change(parts)?;
     let full = machine.mappings.count() + OUTSIDE >= machine.settings.max_map_count;
     if !parts.is_empty() && full && machine.mappings.removing_splits(range) {
         return Err(ENOMEM);
@@ -283,6 +287,8 @@ fn protect_part(
     part: &Mapping,
     protection: Protection,
 ) -> Result<(), Errno> {
+    // First of all, also where nothing would change.
+    may_change(std::slice::from_ref(part))?;
     let old = &part.attributes;
     if old.protection == protection {
         return Ok(());

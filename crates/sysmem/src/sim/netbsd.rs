@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::Simulated;
 use super::bsd::{self, Answers, Attributed, Bsd, EACCES, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::Mapping;
 use super::unix::{MAP_SHARED, PROT_ALL};
+use super::{Simulated, listed};
 use crate::Errno;
 use crate::calls::{Kernel, Mincore, Sysctl};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
@@ -155,7 +155,12 @@ impl Mincore for Simulated<NetBsd> {
 impl Sysctl for Simulated<NetBsd> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
         const LEN: usize = 680;
+        /// CTL_VM, VM_PROC, VM_PROC_MAP, the process, the length of an entry.
+        const MAP: [i32; 5] = [2, 16, 1, PROCESS, 1128];
         let machine = &*self.call();
+        if mib == MAP {
+            return listed::netbsd(machine, value);
+        }
         if mib != [CTL_KERN, KERN_PROC2, KERN_PROC_PID, PROCESS, LEN as i32, 1] {
             return Err(ENOENT);
         }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::Simulated;
 use super::bsd::{self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
-use super::unix::{MAP_SHARED, PROT_ALL};
+use super::unix::{MAP_SHARED, PROT_ALL, may_change};
+use super::{Simulated, listed};
 use crate::calls::{Kernel, Seal, Sysctl};
 use crate::os::bsd::{ANONYMOUS, CTL_KERN, KERN_PROC_PID};
 use crate::os::openbsd::{
@@ -123,7 +123,7 @@ impl Bsd for OpenBsd {
         if fixed && core::mem::take(&mut machine.starve_replacement) {
             return Err(ENOMEM);
         }
-        bsd::may_change(&machine.mappings.inside(range.clone()))?;
+        may_change(&machine.mappings.inside(range.clone()))?;
         machine.own("a fixed mapping", &range);
         let mut attributes = bsd::attributes(machine, bits, flags);
         attributes.dumped = flags & MAP_CONCEAL == 0;
@@ -197,7 +197,11 @@ impl Simulated<OpenBsd> {
 impl Sysctl for Simulated<OpenBsd> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
         const LEN: usize = 648;
+        const KERN_PROC_VMMAP: i32 = 80;
         let machine = &*self.call();
+        if mib == [CTL_KERN, KERN_PROC_VMMAP, PROCESS] {
+            return listed::openbsd(machine, value);
+        }
         if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS, LEN as i32, 1] {
             return Err(ENOENT);
         }

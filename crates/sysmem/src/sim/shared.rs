@@ -1,4 +1,4 @@
-//! Memory that is mapped more than once, on the kernels that have it; and seals, which none has.
+//! Memory that is mapped more than once, on the kernels that have it.
 //!
 //! There is such memory on the real backing only. On the heap backing a Linux answers as a kernel
 //! built without CONFIG_MEMFD_CREATE does, a FreeBSD as in a jail that forbids it, a NetBSD as 7.0.
@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::machine::Machine;
 use super::unix::MAP_SHARED;
 use super::{FreeBsd, NetBsd, Simulated, System, freebsd, linux};
-use crate::calls::{Remap, Seal, SharedMemory};
+use crate::calls::{Remap, SharedMemory};
 use crate::os::unix::{EBADF, EINVAL, ENOMEM, MAP_FIXED};
 use crate::os::{freebsd as freebsd_numbers, linux as linux_numbers};
 use crate::{Errno, Inheritance};
@@ -115,12 +115,5 @@ unsafe impl Remap for Simulated<NetBsd> {
         // With the protection, and the most that is allowed, of what is mapped again.
         machine.map_object(range, attributes, object, 0);
         Ok(to)
-    }
-}
-
-// SAFETY: it answers as a kernel before 6.10 does.
-unsafe impl Seal for Simulated {
-    unsafe fn seal(&self, _address: *mut u8, _len: usize) -> Result<(), Errno> {
-        Err(linux_numbers::ENOSYS)
     }
 }

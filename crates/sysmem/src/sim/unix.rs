@@ -1,7 +1,8 @@
 //! What the rules of all simulated Unixes need.
 
-use crate::Protection;
-use crate::os::unix::{PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE};
+use super::mappings::Mapping;
+use crate::os::unix::{EPERM, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE};
+use crate::{Errno, Protection};
 
 pub(super) const MAP_SHARED: i32 = 1;
 pub(super) const PROT_ALL: i32 = PROT_READ | PROT_WRITE | PROT_EXEC;
@@ -15,4 +16,9 @@ pub(super) fn protection(bits: i32) -> Protection {
         bits if bits & PROT_EXEC == 0 => Protection::ReadWrite,
         bits => panic!("no simulated kernel has memory for protection {bits:#x}"),
     }
+}
+
+/// Sealed memory stays as it is: mimmutable(2) of OpenBSD (seen), mseal(2) of Linux.
+pub(super) fn may_change(parts: &[Mapping]) -> Result<(), Errno> {
+    if parts.iter().any(|part| part.attributes.immutable) { Err(EPERM) } else { Ok(()) }
 }

@@ -8,10 +8,7 @@
 
 use core::ptr::NonNull;
 
-use super::{
-    CodeMemory, GuardMechanism, Guards, Mappings, MemoryObject, MemoryObjects, Sealing,
-    SystemMapping,
-};
+use super::{CodeMemory, GuardMechanism, Guards, MemoryObject, MemoryObjects, Sealing};
 use crate::calls::VirtualMemory;
 use crate::huge::{HugePageControl, HugePages, Scope};
 use crate::os::unix::Unix;
@@ -27,7 +24,8 @@ macro_rules! elsewhere {
         unsafe impl<$($generics)*> Guards for $system {
             unsafe fn install_guard(&self, range: PageRange) -> Result<GuardMechanism, Error> {
                 // SAFETY: the caller gives the access up.
-                unsafe { self.protect(range, Protection::NoAccess) }?;
+                unsafe { self.protect(range, Protection::NoAccess) }
+                    .map_err(|error| range.error(Operation::Guard, error.kind()))?;
                 Ok(GuardMechanism::NoAccess)
             }
 
@@ -39,12 +37,7 @@ macro_rules! elsewhere {
             ) -> Result<(), Error> {
                 // SAFETY: the caller's promise.
                 unsafe { self.protect(range, protection) }
-            }
-        }
-
-        impl<$($generics)*> Mappings for $system {
-            fn each_mapping(&self, _each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
-                Err(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
+                    .map_err(|error| range.error(Operation::RemoveGuard, error.kind()))
             }
         }
     )*};

@@ -1,14 +1,11 @@
-//! Guards, memory objects, sealing and the list of mappings.
+//! Guards, memory objects and sealing.
 
 use super::{ENOSYS, Linux, LinuxCalls, LinuxRules, give_back};
 use crate::calls::{Seal, SharedMemory};
-use crate::os::capabilities::{
-    CodeMemory, GuardMechanism, Guards, MappingKind, Mappings, PageRow, Sealing, SystemMapping,
-};
+use crate::os::capabilities::{CodeMemory, GuardMechanism, Guards, PageRow, Sealing};
 use crate::os::unix::objects::ObjectsByDescriptor;
 use crate::os::unix::{EBADF, EINVAL, EPERM, PROT_NONE, bits};
 use crate::os::{BatchError, GiveBack, PageRange};
-use crate::usage::linux as proc;
 use crate::{Errno, Error, ErrorKind, Operation, Protection};
 
 const MADV_GUARD_INSTALL: i32 = 102;
@@ -199,59 +196,5 @@ unsafe impl<K: LinuxCalls + Seal> Sealing for Linux<K> {
             ENOSYS | EPERM | EINVAL => range.error(Operation::Seal, ErrorKind::NotSupported),
             errno => self.refused(Operation::Seal, range, errno),
         })
-    }
-}
-
-impl<K: LinuxCalls> Mappings for Linux<K> {
-    fn each_mapping(&self, each: &mut dyn FnMut(SystemMapping)) -> Result<(), Error> {
-        let listed = proc::mapping_lines(&self.kernel, &mut |start, end, line| {
-            if let Some((accessible, kind)) = kind_of(line) {
-                each(SystemMapping { start, len: end - start, accessible, kind });
-            }
-        });
-        listed.ok_or(Error::new(Operation::Usage, 0, usize::MAX, ErrorKind::NotSupported))
-    }
-}
-
-/// What a line of /proc/self/maps says after the addresses: permissions, offset, device, inode and
-/// the beginning of a path, with blanks between them (proc_pid_maps(5)).
-fn kind_of(line: &[u8]) -> Option<(bool, MappingKind)> {
-    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-    let permissions = words.next()?;
-    let inode = words.nth(2)?;
-    let accessible = permissions.get(..3)? != b"---";
-    let name = words.next().unwrap_or_default();
-    let kind = match name {
-        b"[stack]" => MappingKind::FirstStack,
-        b"[heap]" => MappingKind::PrivateAnonymous,
-        // [vdso], [vvar], [vsyscall] and what is to come; names that programs gave are "[anon:".
-        name if name.starts_with(b"[") && !name.starts_with(b"[anon") => MappingKind::Kernel,
-        _ if permissions.get(3) == Some(&b's') => MappingKind::Shared,
-        _ if inode != b"0" => MappingKind::File,
-        _ => MappingKind::PrivateAnonymous,
-    };
-    Some((accessible, kind))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_maps_tells_what_a_mapping_is() {
-        let kind = |line: &str| kind_of(line.as_bytes());
-        assert_eq!(kind("rw-p 00000000 00:00 0 "), Some((true, MappingKind::PrivateAnonymous)));
-        assert_eq!(
-            kind("---p 00000000 00:00 0  [anon: stacks]"),
-            Some((false, MappingKind::PrivateAnonymous))
-        );
-        assert_eq!(
-            kind("r-xp 00001000 08:01 1234   /usr/bin/a b"),
-            Some((true, MappingKind::File))
-        );
-        assert_eq!(kind("rw-p 00000000 00:00 0   [stack]"), Some((true, MappingKind::FirstStack)));
-        assert_eq!(kind("r-xp 00000000 00:00 0   [vdso]"), Some((true, MappingKind::Kernel)));
-        assert_eq!(kind("rw-s 00000000 00:01 77  /memfd:x"), Some((true, MappingKind::Shared)));
-        assert_eq!(kind("rw-p"), None);
     }
 }

@@ -4,13 +4,14 @@ use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::sealing::is_sealed_from_advice;
 use super::{EAGAIN, change, since, whole};
 use crate::os::linux::{
     ENOSYS, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
     MADV_DONTNEED_LOCKED, MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL,
     MADV_RANDOM, MADV_WIPEONFORK,
 };
-use crate::os::unix::{EBADF, EINVAL, ENOMEM};
+use crate::os::unix::{EBADF, EINVAL, ENOMEM, EPERM};
 use crate::sim::machine::Machine;
 use crate::sim::mappings::{Attributes, Mapping};
 use crate::{Errno, Inheritance, PageRange};
@@ -61,6 +62,11 @@ pub(super) fn madvise(
     let range = whole(machine, address, len)?;
     machine.own("madvise", &range);
     walk(machine, range, |machine, part| match advice {
+        MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_FREE | MADV_DONTFORK | MADV_WIPEONFORK
+            if is_sealed_from_advice(part) =>
+        {
+            Err(EPERM)
+        }
         // `madvise_dontneed_free_valid_vma`: locked memory takes DONTNEED_LOCKED only.
         MADV_DONTNEED | MADV_FREE if part.attributes.locked => Err(EINVAL),
         // `madvise_free_single_vma`: anonymous memory only.
