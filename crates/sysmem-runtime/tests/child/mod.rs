@@ -15,6 +15,9 @@ pub struct Ended {
 /// SIGSEGV, on every system.
 pub const SIGSEGV: i32 = 11;
 
+/// SIGABRT, on every system.
+pub const SIGABRT: i32 = 6;
+
 /// Runs `work` in a new process, which then exits with status 0, and returns how it ended.
 ///
 /// `test` is the full name of the calling test: the child is this program again, told to run that
