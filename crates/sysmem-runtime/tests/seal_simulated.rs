@@ -33,6 +33,8 @@ fn table<O: Os>(os: O) -> Reservation<O> {
     table
 }
 
+type Try<'t> = &'t dyn Fn() -> Result<(), Error>;
+
 /// Tries to change what is sealed in every way there is.
 fn nothing_changes_it<S: System, O: Sealing + Guards + Clone>(kernel: &Simulated<S>, os: O) {
     let mapped = kernel.totals().mapped;
@@ -40,16 +42,23 @@ fn nothing_changes_it<S: System, O: Sealing + Guards + Clone>(kernel: &Simulated
     let range = PageRange::new(sealed.bytes().as_ptr().cast_mut(), LEN);
     let page = PageRange::new(range.start, 4096);
     let policy = Policy::DEFAULT;
-    let tries: [(Operation, &dyn Fn() -> Result<(), Error>); 6] = [
-        // SAFETY: refused, which is what is looked for; so below.
-        (Operation::Protect, &|| unsafe { os.protect(range, Protection::ReadWrite) }),
-        (Operation::Protect, &|| unsafe { os.protect(page, Protection::NoAccess) }),
-        (Operation::Unused, &|| unsafe {
-            os.unused(range, Protection::ReadOnly, GiveBack::Eager, policy)
-        }),
-        (Operation::Fault, &|| unsafe { os.fault(page, policy) }),
-        (Operation::Free, &|| unsafe { os.free(range) }),
-        (Operation::Guard, &|| unsafe { os.install_guard(page) }.map(drop)),
+    // SAFETY: each is refused, which is what is looked for.
+    let protect = |range, protection| unsafe { os.protect(range, protection) };
+    // SAFETY: as above.
+    let unused = || unsafe { os.unused(range, Protection::ReadOnly, GiveBack::Eager, policy) };
+    // SAFETY: as above.
+    let fault = || unsafe { os.fault(page, policy) };
+    // SAFETY: as above.
+    let free = || unsafe { os.free(range) };
+    // SAFETY: as above.
+    let guard = || unsafe { os.install_guard(page) }.map(drop);
+    let tries: [(Operation, Try<'_>); 6] = [
+        (Operation::Protect, &|| protect(range, Protection::ReadWrite)),
+        (Operation::Protect, &|| protect(page, Protection::NoAccess)),
+        (Operation::Unused, &unused),
+        (Operation::Fault, &fault),
+        (Operation::Free, &free),
+        (Operation::Guard, &guard),
     ];
     for (operation, change) in tries {
         let error = change().unwrap_err();
