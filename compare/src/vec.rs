@@ -18,10 +18,12 @@ pub struct Options {
     /// How many bytes are pushed, one by one.
     #[arg(long, default_value_t = 1_000_000_000)]
     bytes: usize,
-    /// Fill one vector, in this process, and print processor seconds, peak resident bytes and
-    /// moves.
+    /// Fill one vector, in this process, and print processor seconds and peak resident bytes.
     #[arg(long, hide = true)]
     one: Option<Contestant>,
+    /// Print how often the bytes were moved instead.
+    #[arg(long, hide = true)]
+    moves: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -34,12 +36,14 @@ enum Contestant {
 struct Filled {
     seconds: f64,
     peak: f64,
-    moves: f64,
 }
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(contestant) = options.one {
-        return fill(contestant, options.bytes);
+        return match options.moves {
+            true => count_moves(contestant, options.bytes),
+            false => fill(contestant, options.bytes),
+        };
     }
     let contestants = [("Vec", "vec"), ("VmVec", "vm-vec")];
     let mut filled = [Vec::new(), Vec::new()];
@@ -72,7 +76,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             format!("{ratio:.3}"),
             instructions,
             format!("{:.4}", median(runs, |run| run.peak / options.bytes as f64)),
-            format!("{:.0}", median(runs, |run| run.moves)),
+            format!("{:.0}", in_process(argument, options.bytes, &["--moves"])?[0]),
         ]);
     }
     println!(
@@ -96,59 +100,83 @@ fn instructions_a_push(contestant: &str) -> Result<f64, Box<dyn Error>> {
 }
 
 fn fill_in_process(name: &str, bytes: usize) -> Result<Filled, Box<dyn Error>> {
+    match in_process(name, bytes, &[])?.as_slice() {
+        &[seconds, peak] => Ok(Filled { seconds, peak }),
+        numbers => Err(format!("filling {name} printed {numbers:?}").into()),
+    }
+}
+
+/// The numbers that a process prints which fills one vector.
+fn in_process(name: &str, bytes: usize, more: &[&str]) -> Result<Vec<f64>, Box<dyn Error>> {
     let output = Command::new(std::env::current_exe()?)
         .args(["vec", "--one", name, "--bytes", &bytes.to_string()])
+        .args(more)
         .stderr(Stdio::inherit())
         .output()?;
     let text = String::from_utf8(output.stdout)?;
-    let numbers: Result<Vec<f64>, _> = text.split_whitespace().map(str::parse).collect();
-    match numbers?.as_slice() {
-        &[seconds, peak, moves] => Ok(Filled { seconds, peak, moves }),
-        _ => Err(format!("filling {name} printed {text:?}").into()),
-    }
+    let numbers: Vec<f64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    if numbers.is_empty() { Err(format!("filling {name} failed").into()) } else { Ok(numbers) }
 }
+
+/// There is room for 16 GiB: valgrind, too, has so many addresses.
+const ROOM: usize = 16 << 30;
 
 fn fill(contestant: Contestant, bytes: usize) -> Result<(), Box<dyn Error>> {
     let begin = Native::NEW.thread_cpu_time();
-    let moves = match contestant {
+    match contestant {
         Contestant::Vec => fill_vec(bytes),
         Contestant::VmVec => fill_vm_vec(bytes)?,
-    };
+    }
     let seconds = (Native::NEW.thread_cpu_time() - begin).as_secs_f64();
-    println!("{seconds} {} {moves}", peak()?);
+    println!("{seconds} {}", peak()?);
     Ok(())
 }
 
-/// Returns how often the bytes changed their address.
 #[inline(never)]
-fn fill_vec(bytes: usize) -> usize {
-    let (mut vector, mut moves) = (Vec::new(), 0);
+fn fill_vec(bytes: usize) {
+    let mut vector = Vec::new();
     for index in 0..bytes {
-        if vector.len() == vector.capacity() {
-            let start = vector.as_ptr();
-            vector.reserve(1);
-            moves += usize::from(vector.as_ptr() != start && index > 0);
-        }
         vector.push(index as u8);
     }
     black_box(vector);
-    moves
 }
 
-/// As above. There is room for 16 GiB: valgrind, too, has so many addresses.
 #[inline(never)]
-fn fill_vm_vec(bytes: usize) -> Result<usize, sysmem::Error> {
-    let (mut vector, mut moves) = (VmVec::with_capacity(16 << 30)?, 0);
+fn fill_vm_vec(bytes: usize) -> Result<(), sysmem::Error> {
+    let mut vector = VmVec::with_capacity(ROOM)?;
     for index in 0..bytes {
-        if vector.len() == vector.committed() {
-            let start = vector.as_ptr();
-            vector.reserve(1)?;
-            moves += usize::from(vector.as_ptr() != start);
-        }
         vector.push(index as u8)?;
     }
     black_box(vector);
-    Ok(moves)
+    Ok(())
+}
+
+/// How often the bytes change their address.
+fn count_moves(contestant: Contestant, bytes: usize) -> Result<(), Box<dyn Error>> {
+    let mut moves = 0;
+    let mut count = |before: *const u8, after: *const u8, index: usize| {
+        moves += usize::from(before != after && index > 0);
+    };
+    match contestant {
+        Contestant::Vec => {
+            let mut vector = Vec::new();
+            for index in 0..bytes {
+                let start = vector.as_ptr();
+                vector.push(index as u8);
+                count(start, vector.as_ptr(), index);
+            }
+        }
+        Contestant::VmVec => {
+            let mut vector = VmVec::with_capacity(ROOM)?;
+            for index in 0..bytes {
+                let start = vector.as_ptr();
+                vector.push(index as u8)?;
+                count(start, vector.as_ptr(), index);
+            }
+        }
+    }
+    println!("{moves}");
+    Ok(())
 }
 
 /// The largest resident set this process had, in bytes, since it was executed (VmHWM; wait4(2)
