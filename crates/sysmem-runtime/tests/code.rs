@@ -253,6 +253,48 @@ fn discarding_gives_the_memory_back() {
     }
 }
 
+/// A compiler puts one function behind the other, while the first ones run.
+#[test]
+fn code_is_added_to_pages_that_run_already() {
+    let mut region = region(CodeMechanism::TwoViews);
+    let second = page_size() - 64;
+    region.write(0, &returns(1)).unwrap();
+    // SAFETY: nobody runs it yet, here and below.
+    let add = |region: &CodeRegion, at, bytes: &[u8]| unsafe { region.write_published(at, bytes) };
+    assert_eq!(add(&region, 64, &returns(2)), Err(CodeError::NotPublished(0)));
+    region.publish(0, page_size()).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                assert_eq!(call(&region, 0), 1);
+            }
+        });
+        for number in 2..50 {
+            add(&region, second, &returns(number)).unwrap();
+            // qemu before 8.1 keeps its translation of code that is changed through another
+            // address.
+            if number == 2 || !child::emulated() {
+                assert_eq!(call(&region, second), i32::from(number));
+            }
+        }
+    });
+    let across = [0; 128];
+    assert_eq!(add(&region, second, &across), Err(CodeError::NotPublished(page_size())));
+    assert!(matches!(add(&region, MIB - 1, &across), Err(CodeError::Memory(_))));
+    let mut switched = self::region(CodeMechanism::Switch);
+    switched.write(0, &returns(1)).unwrap();
+    switched.publish(0, page_size()).unwrap();
+    assert_eq!(add(&switched, 64, &returns(2)), Err(CodeError::NotWhileRunning));
+}
+
+#[test]
+fn a_region_can_be_handed_to_threads_and_shared_by_them() {
+    fn is_shared<T: Send + Sync>(_: &T) {}
+    is_shared(&region(CodeMechanism::Switch));
+}
+
 /// An assembler writes where the code will lie, and a linker changes what it wrote.
 #[test]
 fn code_is_made_in_place() {

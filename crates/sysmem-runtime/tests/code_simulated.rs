@@ -56,6 +56,11 @@ fn code_works<O: CodeMemory + Clone>(os: O, mechanism: CodeMechanism) -> CodeReg
         Err(error) => assert_eq!((error, mechanism), (CodeError::NotWhileRunning, Switch)),
     }
     // SAFETY: nobody runs it, here and below.
+    match unsafe { region.write_published(256, &returns(7)) } {
+        Ok(()) => assert_eq!(call(&region, 256), 7),
+        Err(error) => assert_eq!((error, mechanism), (CodeError::NotWhileRunning, Switch)),
+    }
+    // SAFETY: as above.
     unsafe { region.unpublish(0, page) }.unwrap();
     region.write(0, &returns(5)).unwrap();
     region.publish(0, page).unwrap();

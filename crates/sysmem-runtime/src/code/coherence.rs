@@ -74,6 +74,11 @@ pub(super) unsafe fn make_coherent(_written: *const u8, executed: *const u8, len
 #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
 pub(super) unsafe fn make_coherent(_written: *const u8, _executed: *const u8, _len: usize) {}
 
+/// Whether a thread that jumps to new code may run what it fetched from there before, though its
+/// caches are coherent: on aarch64, until it synchronizes its context (Arm ARM, B2.2.5), which
+/// nothing makes it do between reading where the new code is and jumping there.
+pub(super) const FETCHES_AHEAD: bool = cfg!(target_arch = "aarch64");
+
 /// Makes every thread of the process fetch instructions anew: membarrier(2), since Linux 4.16.
 /// Without it a thread does so at its next interrupt or system call.
 #[cfg(target_os = "linux")]
