@@ -8,6 +8,8 @@ use sysmem::usage::{Detail, Mapping, MappingKind, Process, Usage};
 use sysmem::{Error, ErrorKind, Os, PageRange};
 
 mod needed;
+#[cfg(test)]
+mod tests;
 
 /// What [`fault_all`] takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +171,7 @@ unsafe fn fault_range(os: &impl Os, start: usize, len: usize, outcome: &mut Faul
 }
 
 /// What becomes of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// It faults already.
     Nothing,
