@@ -8,6 +8,7 @@
 
 use std::ptr::{self, NonNull};
 
+use sysmem::usage::{self, Detail, Process};
 use sysmem::{Account, Error, Native, Protection, Reservation, ReserveOptions};
 use sysmem_pages::{Accounts, Options, PAGE, PageHeap, ReleaseOnFree};
 use sysmem_runtime::VmVec;
@@ -172,10 +173,10 @@ impl Collector {
     }
 }
 
-/// MiB in memory: the second number of proc_pid_statm(5), in pages.
-fn resident() -> Option<usize> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some((statm.split(' ').nth(1)?.parse::<usize>().ok()? * sysmem::page_size()) >> 20)
+/// MiB in memory.
+fn resident() -> Result<u64, Error> {
+    let used = usage::process(Process::Own, Detail::Counters)?;
+    Ok(used.resident.unwrap_or(0) >> 20)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -185,9 +186,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // 16 trees of 32,767 nodes, of which one stays.
         let trees = (0..16).map(|_| collector.tree(14, 1)).collect::<Result<Vec<_>, _>>()?;
         kept.push(trees[0]);
-        let before = resident().unwrap_or(0);
+        let before = resident()?;
         let live = collector.collect(&kept)?;
-        let after = resident().unwrap_or(0);
+        let after = resident()?;
         println!(
             "round {round}: {live} nodes live, resident {before} MiB before, {after} MiB after"
         );

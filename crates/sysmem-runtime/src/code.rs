@@ -6,8 +6,10 @@ use core::ops::Deref;
 
 use sysmem::{
     Account, CodeMemory, Error, ErrorKind, GiveBack, MemoryObject, Native, Protection, Reservation,
-    ReserveOptions, State,
+    ReserveOptions, Sealing, State,
 };
+
+use crate::Sealed;
 
 mod changing;
 mod coherence;
@@ -275,6 +277,31 @@ impl<O: CodeMemory> CodeRegion<O> {
         })?;
         self.while_writable(|region| work(region.writable(offset)));
         Ok(())
+    }
+
+    /// Seals the region, all of which is published: its code can be executed and read until the
+    /// process ends, and nobody can change it, take it away, or write to it at another address.
+    /// Where the system has no seals, or refuses, the region comes back.
+    // What comes back has no heap to be boxed on.
+    #[allow(clippy::result_large_err)]
+    pub fn seal(self) -> Result<Sealed, (CodeRegion<O>, CodeError)>
+    where
+        O: Sealing,
+    {
+        let CodeRegion { code, writing, refusals } = self;
+        match Sealed::new(code) {
+            // The writable view goes.
+            Ok(sealed) => Ok(sealed),
+            Err((code, error)) => {
+                let error = match error.kind() {
+                    ErrorKind::WrongState { .. } | ErrorKind::WrongProtection { .. } => {
+                        CodeError::NotPublished(error.address() - code.as_mut_ptr().addr())
+                    }
+                    _ => error.into(),
+                };
+                Err((CodeRegion { code, writing, refusals }, error))
+            }
+        }
     }
 
     /// Makes pages executable that were written to, and no longer writable at that address. Pages

@@ -188,6 +188,45 @@ fn darwin_lets_threads_switch_memory_for_a_jit() {
     assert!(matches!(error, CodeError::NoMechanism([Some(_), Some(_), Some(_)])), "{error}");
 }
 
+/// Sealed code runs, and is written to nowhere any more.
+#[test]
+fn sealed_code_runs_and_its_writable_view_is_gone() {
+    let kernel = Simulated::new(settings());
+    let options = CodeOptions::new(2 * 4096);
+    for mechanism in [TwoViews, Switch] {
+        let options = options.mechanism(mechanism);
+        let mut region =
+            CodeRegion::reserve_in(Linux::new(kernel.clone()), options, &CODE).unwrap();
+        region.write(0, &returns(7)).unwrap();
+        region.publish(0, 4096).unwrap();
+        let (mut region, error) = region.seal().unwrap_err();
+        assert_eq!(error, CodeError::NotPublished(4096));
+        region.write(4096, &returns(8)).unwrap();
+        region.publish(4096, 4096).unwrap();
+        let sealed = region.seal().map_err(|(_, error)| error).unwrap();
+        let address = sealed.bytes().as_ptr();
+        // SAFETY: published above.
+        let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(address.add(4096)) };
+        assert_eq!(function(), 8);
+        assert_eq!(kernel.open_objects(), 0);
+        let writable =
+            |mapping: &sim::Mapping| mapping.attributes.view != 0 && mapping.attributes.writable();
+        assert!(!kernel.mappings().iter().any(writable));
+    }
+    let old = Simulated::new(Settings { version: (6, 9), ..settings() });
+    let mut region = CodeRegion::reserve_in(Linux::new(old), options, &CODE).unwrap();
+    region.write(0, &[0; 2 * 4096]).unwrap();
+    region.publish(0, 2 * 4096).unwrap();
+    let (mut region, error) = region.seal().unwrap_err();
+    assert!(matches!(error, CodeError::Memory(error) if error.kind() == ErrorKind::NotSupported));
+    // It came back as it was.
+    // SAFETY: nobody runs it.
+    unsafe { region.unpublish(0, 4096) }.unwrap();
+    region.write(0, &returns(9)).unwrap();
+    region.publish(0, 4096).unwrap();
+    assert_eq!(call(&region, 0), 9);
+}
+
 /// Calls that change what is mapped.
 fn is_change(call: &Call) -> bool {
     matches!(
