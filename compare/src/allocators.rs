@@ -65,10 +65,9 @@ impl Allocator {
     }
 }
 
-/// The C library, sysmem, and the peers that can be had here.
-pub fn all() -> Result<Vec<Allocator>, Box<dyn Error>> {
-    let this = std::env::current_exe()?;
-    // The command may not have been built yet, or be older than the sources.
+/// The `sysmem` command of these sources.
+pub fn sysmem() -> Result<PathBuf, Box<dyn Error>> {
+    // It may not have been built yet, or be older than the sources.
     let built = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet", "-p", "sysmem-cli"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -76,7 +75,13 @@ pub fn all() -> Result<Vec<Allocator>, Box<dyn Error>> {
     if !built.success() {
         return Err("building sysmem failed".into());
     }
-    let sysmem = this.with_file_name("sysmem");
+    Ok(std::env::current_exe()?.with_file_name("sysmem"))
+}
+
+/// The C library, sysmem, and the peers that can be had here.
+pub fn all() -> Result<Vec<Allocator>, Box<dyn Error>> {
+    let sysmem = sysmem()?;
+    let this = std::env::current_exe()?;
     let mut allocators = vec![
         Allocator { name: "plain".into(), how: How::Plain },
         Allocator { name: "sysmem run".into(), how: How::SysmemRun(sysmem) },

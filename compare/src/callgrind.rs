@@ -6,8 +6,17 @@ use std::process::{Command, Stdio};
 /// The instructions that this program spends in the function whose name fits `collected`, run with
 /// these arguments in a process of its own.
 pub fn count(collected: &str, arguments: &[&str]) -> Result<u64, Box<dyn Error>> {
+    count_by(Command::new("valgrind"), collected, arguments)
+}
+
+/// The same, where valgrind is started by a command of the caller's.
+pub fn count_by(
+    mut valgrind: Command,
+    collected: &str,
+    arguments: &[&str],
+) -> Result<u64, Box<dyn Error>> {
     let file = std::env::temp_dir().join(format!("sysmem-callgrind-{}", std::process::id()));
-    let output = Command::new("valgrind")
+    let output = valgrind
         .args(["--tool=callgrind", &format!("--toggle-collect={collected}")])
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(std::env::current_exe()?)

@@ -13,6 +13,7 @@ mod callgrind;
 mod guards;
 mod measure;
 mod os;
+mod overhead;
 mod pages;
 mod programs;
 mod table;
@@ -34,6 +35,11 @@ enum Measurement {
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
     Os(os::Options),
+    /// What publishing statistics, sampling and profiling cost.
+    Overhead(overhead::Options),
+    /// The program that `overhead` measures.
+    #[command(hide = true)]
+    OverheadLoad(overhead::Load),
     /// Runs of pages out of heaps that are half full: sysmem's page heap against its peers.
     Pages(pages::Options),
     /// The program that `pages` measures.
@@ -50,6 +56,8 @@ fn main() {
         Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Guards(options) => guards::run(&options),
         Measurement::Os(options) => os::run(&options),
+        Measurement::Overhead(options) => overhead::run(&options),
+        Measurement::OverheadLoad(load) => overhead::load(&load),
         Measurement::Pages(options) => pages::run(&options),
         Measurement::PagesLoad(load) => pages::load(&load),
         Measurement::Vec(options) => vec::run(&options),

@@ -22,12 +22,26 @@ pub struct Options {
 }
 
 /// A command line, run by a shell in a folder of its own.
-struct Program {
-    name: &'static str,
+pub struct Program {
+    pub name: &'static str,
     needs: &'static str,
     /// Run once, before anything is measured.
     prepare: String,
-    command: String,
+    pub command: String,
+}
+
+impl Program {
+    /// Makes what the program works on; whether there is the program.
+    pub fn prepare(&self, folder: &Path) -> Result<bool, Box<dyn Error>> {
+        if find(self.needs).is_none() {
+            eprintln!("{}: skipped, {} is not installed", self.name, self.needs);
+            return Ok(false);
+        }
+        match shell(folder, &self.prepare).status()?.success() {
+            true => Ok(true),
+            false => Err(format!("preparing {:?} failed", self.name).into()),
+        }
+    }
 }
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -40,22 +54,16 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn run_in(folder: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let allocators = allocators::all()?;
-    let programs = programs();
+    let programs = all();
     let wanted = |program: &&Program| {
         options.only.as_ref().is_none_or(|only| program.name.contains(only.as_str()))
     };
     let mut rows = Vec::new();
     for program in programs.iter().filter(wanted) {
-        if find(program.needs).is_none() {
-            eprintln!("{}: skipped, {} is not installed", program.name, program.needs);
+        if !program.prepare(folder)? {
             continue;
         }
         eprintln!("{} ...", program.name);
-        shell(folder, &program.prepare)
-            .status()?
-            .success()
-            .then_some(())
-            .ok_or_else(|| format!("preparing {:?} failed", program.name))?;
         // One round to warm caches, then all in turn, so that a machine that slows down slows
         // all of them.
         let mut runs: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
@@ -119,7 +127,8 @@ fn peak_in(json: &[u8]) -> Option<u64> {
     processes.filter_map(|process| process["peak_resident"]["bytes"].as_u64()).max()
 }
 
-fn programs() -> Vec<Program> {
+/// Every program that is measured.
+pub fn all() -> Vec<Program> {
     let write = |file: &str, text: &str| format!("cat > {file} <<'END'\n{text}\nEND\n");
     vec![
         Program {

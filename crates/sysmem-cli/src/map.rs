@@ -3,6 +3,7 @@
 use crate::figures::published;
 use crate::refusal::Refusal;
 use crate::report::{HeapCell, HeapMap};
+use crate::run::monotonic_ns;
 use crate::stat::{VERSION, name_of, refused};
 use crate::{MapArguments, picture, text};
 use serde::{Serialize, Serializer};
@@ -35,6 +36,8 @@ pub struct Map {
 /// The page heap of a process, as the process itself knows it.
 #[derive(Clone, Serialize)]
 pub struct PageHeap {
+    /// How long ago the process said so.
+    pub age_ns: u64,
     pub in_use_bytes: u64,
     /// Backed by memory, ready for use.
     pub free_bytes: u64,
@@ -50,10 +53,10 @@ impl PageHeap {
     /// `None` where the process does not run under `sysmem run`, or has not drawn its heap.
     fn published(pid: u32) -> Option<PageHeap> {
         let picture = published(pid).ok()?.last_picture;
-        Some(PageHeap::of(&HeapMap::new(picture.as_ref(), 0)?))
+        Some(PageHeap::of(&HeapMap::new(picture.as_ref(), 0)?, monotonic_ns()))
     }
 
-    fn of(map: &HeapMap) -> PageHeap {
+    fn of(map: &HeapMap, now_ns: u64) -> PageHeap {
         let bytes = |count: fn(&HeapCell) -> u16| {
             map.cells.iter().map(|cell| u64::from(count(cell)) * map.page_bytes).sum()
         };
@@ -68,6 +71,7 @@ impl PageHeap {
             }
         }
         PageHeap {
+            age_ns: now_ns.saturating_sub(map.time_ns),
             in_use_bytes: bytes(|cell| cell.in_use),
             free_bytes: bytes(|cell| cell.free),
             given_back_bytes: bytes(|cell| cell.given_back),
@@ -299,7 +303,11 @@ fn human(map: &Map) -> String {
             (heap.unmapped_bytes, "in reserve"),
         ];
         let parts = parts.map(|(size, what)| format!("{} {what}", text::bytes(size)));
-        page += &format!("\npage heap, as the program counts it: {}\n", parts.join(", "));
+        page += &format!(
+            "\npage heap, as the program counted it {} ago: {}\n",
+            text::duration(heap.age_ns),
+            parts.join(", ")
+        );
     }
     if map.total.without_memory_bytes > 0 {
         page += "\nno memory: private and writable, never touched or given back\n";
@@ -387,8 +395,9 @@ mod tests {
             cell(0x40_0000, 9, 0, 90),
             cell(0x80_0000, 0, 0, 255),
         ];
-        let map = HeapMap { time_ns: 0, page_bytes: 8192, huge_pages: 3, cells };
-        let heap = PageHeap::of(&map);
+        let map = HeapMap { time_ns: 3, page_bytes: 8192, huge_pages: 3, cells };
+        let heap = PageHeap::of(&map, 10);
+        assert_eq!(heap.age_ns, 7);
         assert_eq!(heap.ranges, [0x20_0000..0x40_0000 + 100 * 8192, 0x80_0000..0xa0_0000]);
         assert_eq!(heap.in_use_bytes, 209 * 8192);
         assert_eq!((heap.free_bytes, heap.given_back_bytes), (3 * 8192, 55 * 8192));

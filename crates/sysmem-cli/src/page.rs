@@ -78,9 +78,14 @@ fn about(report: &Report) -> Markup {
     }
 }
 
-/// The report for the script. A `<` inside JSON text could end the element.
+/// The report for the script, with as many processes as the page tells of: a build has thousands.
 fn json(report: &Report) -> String {
-    serde_json::to_string(report).unwrap_or_default().replace('<', "\\u003c")
+    let mut report = serde_json::to_value(report).unwrap_or_default();
+    if let Some(others) = report.get_mut("descendants").and_then(|others| others.as_array_mut()) {
+        others.truncate(tables::PROCESSES);
+    }
+    // A `<` inside JSON text could end the element.
+    report.to_string().replace('<', "\\u003c")
 }
 
 /// A section with a heading, and a sentence that says how to read what follows.
@@ -92,6 +97,11 @@ fn titled(id: &str, heading: &str, reading: Markup, content: Markup) -> Markup {
             (content)
         }
     }
+}
+
+/// A table that is moved sideways where the window is narrower than it.
+fn wide(table: Markup) -> Markup {
+    html! { div.wide { (table) } }
 }
 
 /// A legend: what each colour is, and how much of it there is.

@@ -4,6 +4,7 @@ use crate::RunArguments;
 use crate::figures::{HeapPicture, Image};
 use crate::run::{End, Watched};
 use crate::sample::{INTERVAL, Sampled, Space};
+use crate::text::duration;
 use crate::timeline::{Point, Timeline};
 use serde::Serialize;
 use std::path::Path;
@@ -73,6 +74,8 @@ pub struct Process {
     pub kernel: Option<Kernel>,
     /// What the allocator said last; what it counted, added over all images.
     pub heap: Option<Heap>,
+    /// When it said so, since the start of the run.
+    pub heap_published_ns: Option<u64>,
     /// The programs that the process was, one after the other.
     pub images: Vec<ImageSummary>,
     /// What was done with blocks of each size, over all images; sizes that were never used are left
@@ -81,11 +84,9 @@ pub struct Process {
     /// How its memory went; empty where that was not wanted, and for most descendants of many.
     pub course: Timeline,
     pub page_heap: PageHeap,
-    /// Its number and when it began, in clock ticks; when it published its last figures.
+    /// Its number and when it began, in clock ticks.
     #[serde(skip)]
     identity: Option<(u64, u64)>,
-    #[serde(skip)]
-    ended_ns: Option<u64>,
 }
 
 /// The blocks of one size.
@@ -222,7 +223,7 @@ impl Report {
         let mut descendants: Vec<Process> =
             processes.iter().map(|images| Process::published(images, began_ns)).collect();
         descendants.sort_by_key(|process| std::cmp::Reverse(process.peak_resident.bytes));
-        let notes = notes(&program, &watched, turned_away);
+        let notes = notes(&program, &watched, turned_away, began_ns);
         let mut sampled = watched.sampled;
         let mut program = match program.is_empty() {
             true => Process::silent(pid, path),
@@ -289,6 +290,7 @@ impl Process {
             final_resident: Resident::published(last.kernel.resident_bytes),
             kernel: Some(Kernel::from(&last.kernel)),
             heap: Some(Heap::from(&heap)),
+            heap_published_ns: Some(last.updated_ns.saturating_sub(run_began_ns)),
             images: images.iter().map(|image| ImageSummary::new(image, run_began_ns)).collect(),
             size_classes: size_classes(images),
             course: Timeline::default(),
@@ -297,7 +299,6 @@ impl Process {
                 at_end: HeapMap::new(last.last_picture.as_ref(), run_began_ns),
             },
             identity: Some((last.pid, last.process_began_ticks)),
-            ended_ns: last.exited.then(|| last.updated_ns.saturating_sub(run_began_ns)),
         }
     }
 
@@ -312,12 +313,12 @@ impl Process {
             final_resident: Resident { bytes: 0, source: Source::None },
             kernel: None,
             heap: None,
+            heap_published_ns: None,
             images: Vec::new(),
             size_classes: Vec::new(),
             course: Timeline::default(),
             page_heap: PageHeap::default(),
             identity: None,
-            ended_ns: None,
         }
     }
 
@@ -348,8 +349,10 @@ impl Process {
         for point in sampled.unwrap_or_default().points {
             self.course.push(point);
         }
-        let (Some(heap), Some(ended)) = (&self.heap, self.ended_ns) else { return };
-        if self.course.points.is_empty() && self.final_resident.bytes == 0 {
+        let (Some(heap), Some(ended)) = (&self.heap, self.heap_published_ns) else { return };
+        if self.ending != Ending::Exited
+            || self.course.points.is_empty() && self.final_resident.bytes == 0
+        {
             return;
         }
         let last = self.course.points.last().map_or(0, |point| point.time_ns);
@@ -434,20 +437,31 @@ fn by_process(images: Vec<Image>) -> Vec<Vec<Image>> {
     processes
 }
 
-fn notes(program: &[Image], watched: &Watched, turned_away: u64) -> Vec<String> {
+fn notes(program: &[Image], watched: &Watched, turned_away: u64, began_ns: u64) -> Vec<String> {
     let mut notes = Vec::new();
+    // How old the last figures are at the end.
+    let age = |last: &Image| {
+        let ended = began_ns.saturating_add(nanoseconds(watched.wall));
+        duration(ended.saturating_sub(last.updated_ns))
+    };
     match program.last() {
         None => notes.push(
             "the program published no figures: the dynamic loader did not preload the allocator \
              (a message of its own says why), or the program could not open the command's file"
                 .to_owned(),
         ),
-        Some(last) if !last.exited && matches!(watched.end, End::Exited { .. }) => {
+        Some(last) if !last.exited => {
+            let why = match watched.end {
+                End::Exited { .. } => {
+                    "ended without its exit handlers, or executed a program that published nothing"
+                }
+                End::Killed { .. } => "was killed",
+            };
             notes.push(format!(
-                "{} ended without its exit handlers, or executed a program that published nothing; \
-                 the allocator's figures are the last that were published, the kernel's were \
-                 sampled {} times a second",
+                "{} {why}; the allocator's figures are the last that were published, {} before the \
+                 end, the kernel's were sampled {} times a second",
                 last.name,
+                age(last),
                 1000 / INTERVAL.as_millis()
             ));
         }

@@ -2,6 +2,11 @@
 
 use maud::{Markup, html};
 
+/// How wide a picture is, in pixels of its own.
+pub const WIDTH: f64 = 960.0;
+/// Where axes end: what is written below the end has room on the paper.
+pub const RIGHT: f64 = 924.0;
+
 /// A step of an axis in bytes: a power of two, so that its multiples are round in KiB, MiB, GiB.
 pub fn byte_ticks(most: u64) -> Vec<u64> {
     let step = (most.max(1) / 4).max(1).next_power_of_two();

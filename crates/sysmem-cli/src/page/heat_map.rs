@@ -1,12 +1,11 @@
 //! The page heap by huge page: a square for each, filled from below with what its pages are.
 
-use super::chart::short;
+use super::chart::{WIDTH, short};
 use super::{legend, titled};
 use crate::report::{HeapCell, HeapMap, Report};
 use crate::text::{bytes, duration, printable};
 use maud::{Markup, PreEscaped, html};
 
-pub const WIDTH: f64 = 960.0;
 const LEFT: f64 = 136.0;
 const RIGHT: f64 = 944.0;
 

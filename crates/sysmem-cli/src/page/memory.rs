@@ -1,16 +1,14 @@
 //! The memory of the program over time.
 
-use super::chart::{self, Scale, short};
+use super::chart::{self, RIGHT, Scale, WIDTH, short};
 use super::{legend, titled};
 use crate::report::Report;
 use crate::text::{bytes, duration};
 use crate::timeline::Point;
 use maud::{Markup, PreEscaped, html};
 
-const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 72.0;
-const RIGHT: f64 = 944.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 300.0;
 

@@ -1,14 +1,12 @@
 //! Which sizes of blocks the program asked for, and what rounding cost.
 
-use super::chart::{self, Scale, short};
-use super::{legend, titled};
+use super::chart::{self, RIGHT, Scale, WIDTH, short};
+use super::{legend, titled, wide};
 use crate::report::{Report, SizeClass};
 use crate::text::{bytes, grouped};
 use maud::{Markup, html};
 
-const WIDTH: f64 = 960.0;
 const LEFT: f64 = 72.0;
-const RIGHT: f64 = 944.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 210.0;
 
@@ -124,7 +122,7 @@ fn table(classes: &[&SizeClass], all: Option<&[SizeClass]>) -> Markup {
             bytes(held(class)),
         ]
     };
-    html! {
+    wide(html! {
         table {
             thead {
                 tr {
@@ -150,7 +148,7 @@ fn table(classes: &[&SizeClass], all: Option<&[SizeClass]>) -> Markup {
                 }
             }
         }
-    }
+    })
 }
 
 fn total(classes: &[SizeClass]) -> SizeClass {

@@ -1,6 +1,6 @@
 //! What the address space is made of, at the peak and at the end.
 
-use super::chart::{self, Scale, short};
+use super::chart::{self, RIGHT, Scale, WIDTH, short};
 use super::{legend, titled};
 use crate::map::{Group, Kind};
 use crate::report::Report;
@@ -9,9 +9,7 @@ use crate::text::{bytes, duration, printable};
 use maud::{Markup, html};
 use std::collections::BTreeMap;
 
-const WIDTH: f64 = 960.0;
 const LEFT: f64 = 120.0;
-const RIGHT: f64 = 944.0;
 
 /// How many parts of a group the table shows.
 const PARTS: usize = 5;

@@ -17,6 +17,7 @@ pub fn section(report: &Report) -> Markup {
                 (peak(program))
                 (given_back(program))
                 (remains(report))
+                (larger(report))
             }
             (facts(report))
         }
@@ -119,6 +120,21 @@ fn remains(report: &Report) -> Markup {
         b #remains { (bytes(last)) } " remained " (when)
         @if let Some(parts) = parts { (parts) }
         "."
+    }
+}
+
+/// Whom to look at where it is not the program: the greatest of what it started.
+fn larger(report: &Report) -> Markup {
+    let greatest = report.descendants.first();
+    let Some(other) = greatest.filter(|other| {
+        let (peak, own) = (other.peak_resident.bytes, report.program.peak_resident.bytes);
+        peak > own + WORTH_SAYING
+    }) else {
+        return html! {};
+    };
+    html! {
+        " Of the processes that it started, " (printable(&other.name)) " (" (other.pid)
+        ") held most: " b { (bytes(other.peak_resident.bytes)) } "."
     }
 }
 

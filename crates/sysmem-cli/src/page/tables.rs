@@ -1,12 +1,12 @@
 //! Tables: the kernel's figures against ours, the processes of the run, what must be known.
 
-use super::{memory, titled};
+use super::{memory, titled, wide};
 use crate::report::{Ending, Heap, Kernel, Process, Report, Source};
 use crate::text::{bytes, grouped, printable};
 use maud::{Markup, html};
 
-/// How many processes the table shows; the JSON has them all.
-const PROCESSES: usize = 40;
+/// How many processes beside the program are in the page; `--json` has them all.
+pub const PROCESSES: usize = 40;
 
 pub fn kernel(report: &Report) -> Markup {
     let (Some(kernel), Some(heap)) = (&report.program.kernel, &report.program.heap) else {
@@ -90,7 +90,7 @@ pub fn processes(report: &Report) -> Markup {
         std::iter::once(&report.program).chain(others.iter().take(PROCESSES)).collect();
     let most = shown.iter().map(|process| process.peak_resident.bytes).max().unwrap_or(1);
     let end = report.time.wall_ns;
-    let content = html! {
+    let table = html! {
         table.processes {
             thead {
                 tr {
@@ -107,6 +107,9 @@ pub fn processes(report: &Report) -> Markup {
                 @for process in &shown { (row(process, end, most)) }
             }
         }
+    };
+    let content = html! {
+        (wide(table))
         @if others.len() > PROCESSES {
             p.aside { "And " (grouped((others.len() - PROCESSES) as u64)) " more." }
         }
