@@ -182,10 +182,10 @@ fn layout(size: usize) -> Layout {
 }
 
 /// xorshift64*: fast, the same on every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -193,7 +193,7 @@ impl Random {
     }
 
     /// Of 16 objects 13 have 16 to 512 bytes, two up to 4 KiB, one up to 64 KiB.
-    fn size(&mut self) -> usize {
+    pub fn size(&mut self) -> usize {
         let (least, most) = match self.below(16) {
             0..13 => (16, 512),
             13..15 => (512, 4 << 10),

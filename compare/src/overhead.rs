@@ -1,7 +1,7 @@
 //! What looking costs: publishing statistics, sampling from outside, profiling.
 //!
-//! Instructions are counted by callgrind over a fixed number of allocations. Time passes some fifty
-//! times slower there, and what is published goes by the time: so the count is of fifty times as
+//! Instructions are counted by callgrind over a fixed number of allocations. What is published goes by
+//! the time, and a program takes some fifty times as long there: so the count is of fifty times as
 //! many publications as there are in truth, and a bound from above. Processor time is told with its
 //! uncertainty, because a machine may have other work; `--check` fails where the bound lies below
 //! all that chance explains.
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::burst::Random;
 use crate::measure::{self, median, verdict};
 use crate::programs::{self, Program};
 use crate::{allocators, callgrind, table};
@@ -22,7 +23,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 #[derive(clap::Args)]
 pub struct Options {
     /// How often each program runs in each way.
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 7)]
     runs: usize,
     /// How long a program is watched, in seconds.
     #[arg(long, default_value_t = 20)]
@@ -50,6 +51,9 @@ pub struct Load {
     /// Allocate as often as that.
     #[arg(long, default_value_t = 0)]
     operations: u64,
+    /// One of 16 blocks has up to 64 KiB, two up to 4 KiB.
+    #[arg(long)]
+    mixed: bool,
     /// Or for so many seconds, with a pause now and then.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
@@ -95,7 +99,12 @@ fn measure_all(options: &Options, folder: &Path) -> Outcome<Vec<Row>> {
     let ways = Ways::new(folder)?;
     let mut rows = Vec::new();
     if options.only.is_none() {
-        rows.extend(instructions(&ways)?);
+        rows.extend(instructions(&ways, "small blocks", &["--operations=2000000"])?);
+        rows.extend(instructions(
+            &ways,
+            "blocks of all sizes",
+            &["--operations=300000", "--mixed"],
+        )?);
         rows.push(sampling(&ways, options.seconds)?);
     }
     for program in programs::all().iter().filter(|program| {
@@ -172,23 +181,23 @@ impl<'a> Ways<'a> {
 }
 
 /// Instructions of a loop that does nothing but allocate and free.
-fn instructions(ways: &Ways<'_>) -> Outcome<[Row; 2]> {
-    eprintln!("instructions ...");
+fn instructions(ways: &Ways<'_>, name: &str, load: &[&str]) -> Outcome<[Row; 2]> {
+    eprintln!("instructions, {name} ...");
     let mut counted = [0.0; 3];
     for (way, count) in [Way::Silent, Way::Published, Way::Profiled].into_iter().zip(&mut counted) {
-        *count = instructions_of(ways, way)?;
+        *count = instructions_of(ways, way, load)?;
     }
     let [silent, published, profiled] = counted;
     let row = |what: &str, value, bound| Row {
-        what: what.into(),
+        what: format!("{what}: {name}"),
         how: "instructions",
         value,
         error: 0.0,
         bound,
     };
     Ok([
-        row("publishing: malloc and free in a loop", published / silent - 1.0, Some(PUBLISHING)),
-        row("profiling: malloc and free in a loop", profiled / published - 1.0, None),
+        row("publishing", published / silent - 1.0, Some(PUBLISHING)),
+        row("profiling", profiled / published - 1.0, None),
     ])
 }
 
@@ -230,10 +239,17 @@ fn real(ways: &Ways<'_>, program: &Program, runs: usize) -> Outcome<[Row; 2]> {
         let time = |way| -> Outcome<f64> {
             Ok(measure::run(&mut ways.command(way, &words))?.cpu.as_secs_f64())
         };
-        let silent = time(Way::Silent)?;
-        let all = time(Way::Published)?;
-        let own = ways.program_time()?;
-        let profiled = time(Way::Profiled)?;
+        let mut order = [Way::Silent, Way::Published, Way::Profiled];
+        // What comes first finds the machine in another state.
+        order.rotate_left(round % 3);
+        let (mut silent, mut all, mut own, mut profiled) = (0.0, 0.0, 0.0, 0.0);
+        for way in order {
+            match way {
+                Way::Silent => silent = time(way)?,
+                Way::Published => (all, own) = (time(way)?, ways.program_time()?),
+                Way::Profiled => profiled = time(way)?,
+            }
+        }
         if round > 0 {
             publishing.push(own / silent - 1.0);
             profiling.push(profiled / all - 1.0);
@@ -262,33 +278,31 @@ fn error_of_median(values: &[f64]) -> f64 {
 /// The program that is measured.
 pub fn load(load: &Load) -> Outcome<()> {
     let mut blocks = vec![std::ptr::null_mut(); 20_000];
-    let mut state = 1;
-    if load.seconds == 0 {
-        allocate_and_free(&mut blocks, &mut state, load.operations);
-        return Ok(());
-    }
+    let mut random = Random(1);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(load.seconds) {
-        allocate_and_free(&mut blocks, &mut state, 200_000);
+        allocate_and_free(&mut blocks, 200_000, || 16 + random.below(497));
         std::thread::sleep(Duration::from_millis(50));
+    }
+    match load.mixed {
+        true => allocate_and_free(&mut blocks, load.operations, || random.size()),
+        false => allocate_and_free(&mut blocks, load.operations, || 16 + random.below(497)),
     }
     Ok(())
 }
 
-/// Frees one of the blocks, chosen at random, and allocates another in its place; so often.
+/// Frees one block after the other and allocates another in its place; so often.
 #[inline(never)]
-fn allocate_and_free(blocks: &mut [*mut libc::c_void], state: &mut u64, operations: u64) {
-    for _ in 0..operations {
-        // xorshift64* (Vigna 2016).
-        *state ^= *state >> 12;
-        *state ^= *state << 25;
-        *state ^= *state >> 27;
-        let random = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        let place = random as usize % blocks.len();
+fn allocate_and_free(
+    blocks: &mut [*mut libc::c_void],
+    operations: u64,
+    mut size: impl FnMut() -> usize,
+) {
+    for place in (0..blocks.len()).cycle().take(operations as usize) {
         // SAFETY: what is freed was allocated here, or is null.
         unsafe {
             libc::free(blocks[place]);
-            blocks[place] = black_box(libc::malloc(16 + (random >> 16) as usize % 497));
+            blocks[place] = black_box(libc::malloc(size()));
         }
     }
 }

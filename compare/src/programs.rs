@@ -127,7 +127,7 @@ fn peak_in(json: &[u8]) -> Option<u64> {
     processes.filter_map(|process| process["peak_resident"]["bytes"].as_u64()).max()
 }
 
-/// Every program that is measured.
+/// Every program.
 pub fn all() -> Vec<Program> {
     let write = |file: &str, text: &str| format!("cat > {file} <<'END'\n{text}\nEND\n");
     vec![

@@ -6,7 +6,8 @@ use core::{mem, ptr};
 /// When a hook is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
-    /// Pages were taken from the page heap or returned to it. More of that is to be expected.
+    /// Pages were taken from the page heap or returned to it, or there were many allocations that
+    /// had to look for another span. More of that is to be expected.
     Busy,
     /// The scavenger has given back what it wanted to: memory stays as it is for a while.
     Settled,

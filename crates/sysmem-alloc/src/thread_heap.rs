@@ -111,6 +111,9 @@ pub(crate) fn finish((block, is_zero): (*mut u8, bool), size: usize, zeroed: boo
     block
 }
 
+/// How many slow allocations that take no pages pass by before the hook hears of one.
+const UNTOLD: u32 = 64;
+
 /// A thread runs the heap.
 pub(crate) const LIVE: u32 = 0;
 /// No thread runs it.
@@ -133,6 +136,8 @@ pub(crate) struct ThreadHeap {
     pub large_freed_bytes: Counter,
     /// Where the random numbers that decide what is sampled have come to.
     random: Cell<u64>,
+    /// Slow allocations of which the hook has not heard.
+    untold: Cell<u32>,
     /// The scavenger's round in which empty spans were last returned.
     round: Cell<u32>,
     /// Blocks that other threads freed and that are being taken in.
@@ -203,6 +208,7 @@ impl ThreadHeap {
             large_frees: Counter::new(),
             large_freed_bytes: Counter::new(),
             random: Cell::new(0),
+            untold: Cell::new(0),
             round: Cell::new(0),
             collected: Cell::new(ptr::null_mut()),
             search: idle::Search::new(),
@@ -316,7 +322,9 @@ impl ThreadHeap {
         };
         if finds_next {
             scavenger::start_if_due(After::Allocation);
-            hook::call(Occasion::Busy);
+            if self.is_worth_telling() {
+                hook::call(Occasion::Busy);
+            }
         }
         block
     }
@@ -342,6 +350,16 @@ impl ThreadHeap {
             bin.current.set(next);
         }
         true
+    }
+
+    /// Whether the hook is to hear of a slow allocation: of one that took pages; and of others now
+    /// and then, because counts change too. In a heap with a free block here and there, every other
+    /// allocation is slow.
+    fn is_worth_telling(&self) -> bool {
+        let untold = self.untold.get();
+        let tell = untold >= UNTOLD;
+        self.untold.set(if tell { 0 } else { untold + 1 });
+        tell
     }
 
     /// The next bytes at which this heap is to be sampled, counted from now.
@@ -448,6 +466,7 @@ impl ThreadHeap {
             self.give_span(span);
             return ptr::null();
         };
+        self.untold.set(UNTOLD);
         let start = run.start.as_ptr();
         // SAFETY: a span that describes nothing is this heap's alone.
         let new = unsafe { &*span };

@@ -124,3 +124,44 @@ fn legend(entries: &[(&str, &str, String)]) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{image, report};
+    use crate::report::{HeapCell, HeapMap, PageHeap};
+    use crate::timeline::Point;
+    use sysmem_alloc::figures::PICTURE_CELLS;
+
+    #[test]
+    fn the_page_of_a_very_long_run_of_very_many_processes_is_bounded() {
+        let images = (0..20_000).map(|n| image(n + 1, 1, "a-process", 1_000_000 + n)).collect();
+        let mut report = report(images);
+        for time_ns in 0..1_000_000 {
+            let resident_bytes = (time_ns % 977) << 20;
+            let point = Point { time_ns: time_ns << 30, resident_bytes, ..Point::default() };
+            report.program.course.push(point);
+        }
+        let page = render(&report);
+        assert!(page.len() < 512 << 10, "{} bytes", page.len());
+        // The largest pictures of a heap that there are.
+        let cell = |n| HeapCell {
+            address: 0x7f00_0000_0000 + n * (2 << 20),
+            in_use: 100,
+            free: 100,
+            given_back: 56,
+            unmapped: 0,
+        };
+        let map = |time_ns| HeapMap {
+            time_ns,
+            page_bytes: 8192,
+            huge_pages: 100_000,
+            cells: (0..PICTURE_CELLS as u64).map(cell).collect(),
+        };
+        let (at_peak, at_end) = (Some(map(1)), Some(map(2)));
+        report.program.page_heap = PageHeap { at_peak, at_end };
+        let page = render(&report);
+        assert!(page.len() < 3 << 20, "{} bytes", page.len());
+        assert!(page.contains("And 19,959 more."));
+    }
+}

@@ -311,7 +311,7 @@ fn map_names_the_page_heap_of_a_program_that_publishes_it() {
     let virtual_bytes = heap["virtual_bytes"].as_u64().unwrap();
     assert!(virtual_bytes <= all && virtual_bytes >= all / 2, "{map:#}");
     let text = self::told("map", &[&pid]);
-    assert!(text.contains("page heap, as the program counts it: "), "{text}");
+    assert!(text.contains("page heap, as the program counted it "), "{text}");
     let run = child.id() as libc::pid_t;
     // SAFETY: a signal to a child that nobody has waited for; it is passed on to the program.
     assert_eq!(unsafe { libc::kill(run, libc::SIGTERM) }, 0);

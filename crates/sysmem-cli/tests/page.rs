@@ -4,6 +4,7 @@ mod harness;
 
 use harness::*;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,7 +14,7 @@ struct Reported {
     json: Value,
 }
 
-fn report(program: &[&str]) -> Reported {
+fn report<S: AsRef<OsStr>>(program: &[S]) -> Reported {
     let (page, json) = (scratch("report.html"), scratch("report.json"));
     let mut command = sysmem_run();
     command.args(["--quiet", "--report"]).arg(&page).arg("--json").arg(&json);
@@ -63,6 +64,28 @@ fn a_program_that_publishes_nothing_gives_a_page_of_what_the_kernel_says() {
     let reported = report(&["env", "-u", "SYSMEM_FIGURES", "sleep", "0.3"]);
     assert!(reported.page.contains("held at most"));
     assert!(reported.page.contains("ended without its exit handlers"));
+}
+
+#[test]
+fn a_program_that_was_killed_is_told_with_the_age_of_its_figures() {
+    let reported = report(&["sh", "-c", "sleep 0.2; kill -KILL $$"]);
+    assert!(reported.page.contains("when it was killed"));
+    let note = reported.json["notes"][0].as_str().unwrap();
+    assert!(note.contains("sh was killed") && note.contains("ms before the end"), "{note}");
+    let published = figure(&reported.json, "/program/heap_published_ns");
+    assert!(published < figure(&reported.json, "/time/wall_ns") - 100_000_000, "{note}");
+}
+
+#[test]
+fn of_many_processes_the_greatest_are_in_the_page_and_the_largest_is_said() {
+    let program = compile("gives_back.c", &[]);
+    let line = format!("for i in $(seq 100); do /bin/true; done; {} 1000", program.display());
+    let reported = report(&["sh", "-c", &line]);
+    assert_eq!(count(&reported.json, "/descendants"), 102);
+    assert!(reported.page.contains("And 62 more."));
+    let held = "Of the processes that it started, ";
+    assert!(reported.page.contains(held) && reported.page.contains("gives_back"), "{held}");
+    assert!(reported.page.len() < 512 << 10, "{} bytes", reported.page.len());
 }
 
 #[test]
@@ -129,6 +152,7 @@ addEventListener('load', () => {
   const tip = document.getElementById('tip');
   for (const id of ['timeline', 'heap-end', 'size-bars']) {
     const svg = document.getElementById(id);
+    if (!svg) continue;
     svg.dispatchEvent(new KeyboardEvent('keydown', { key: 'End' }));
     seen.tips[id] = tip.hidden ? '' : tip.textContent;
     svg.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }));
@@ -148,15 +172,25 @@ addEventListener('load', () => {
     '#heap-end .given-back', '#heap-end .unmapped', '#spaces .part', '#size-bars .asked']) {
     seen.drawn[selector] = box(selector);
   }
-  const corners = (selector) =>
-    (document.querySelector(selector).getAttribute('d').match(/[ML]/g) || []).length;
+  const corners = (selector) => {
+    const path = document.querySelector(selector);
+    return path ? (path.getAttribute('d').match(/[ML]/g) || []).length : 0;
+  };
   seen.course = corners('#timeline .resident');
   seen.cells = corners('#heap-end .unmapped');
   seen.bars = document.querySelectorAll('#size-bars rect.asked').length;
   seen.peak = document.getElementById('peak').textContent;
   seen.remains = document.getElementById('remains').textContent;
-  seen.colors = ['in-use', 'free', 'given-back'].map((name) =>
-    getComputedStyle(document.querySelector('.legend .' + name)).fill);
+  seen.colors = ['in-use', 'free', 'given-back'].map((name) => {
+    const key = document.querySelector('.legend .' + name);
+    return key ? getComputedStyle(key).fill : '';
+  });
+  seen.paper = getComputedStyle(document.documentElement).backgroundColor;
+  // What is written outside of its picture is cut off on paper.
+  seen.clipped = [...document.querySelectorAll('svg.chart text')].filter((text) => {
+    const box = text.getBBox(), all = text.ownerSVGElement.viewBox.baseVal;
+    return box.x < 0 || box.y < 0 || box.x + box.width > all.width || box.y + box.height > all.height;
+  }).map((text) => text.textContent);
   seen.wide = document.documentElement.scrollWidth <= document.documentElement.clientWidth;
   seen.failures = window.failures;
   const out = document.createElement('pre');
@@ -166,26 +200,69 @@ addEventListener('load', () => {
 });
 </script>";
 
-#[test]
-fn a_browser_draws_what_the_json_says_and_no_script_fails() {
-    let Some(chromium) = chromium() else { return };
-    let program = compile("gives_back.c", &[]);
-    let Reported { page, json } = report(&[program.to_str().unwrap(), "1000"]);
+/// What a browser sees of a page in a window so wide, light or dark.
+fn look(chromium: &Path, page: &str, width: u32, dark: bool) -> Value {
     let watched = page.replacen("<head>", &format!("<head>{WATCH}"), 1);
     let watched = watched.replacen("</body>", &format!("{READ}</body>"), 1);
     let file = scratch("watched.html");
     std::fs::write(&file, watched).unwrap();
-
-    let mut command = headless(&chromium, "profile");
-    command.args(["--dump-dom", "--virtual-time-budget=3000", "--window-size=1100,1400"]);
+    let mut command = headless(chromium, "profile");
+    command.args(["--dump-dom", "--virtual-time-budget=3000"]);
+    command.arg(format!("--window-size={width},1400"));
+    // The number of the dark scheme in Blink's settings.
+    command.arg(format!("--blink-settings=preferredColorScheme={}", u32::from(!dark)));
     command.arg(format!("file://{}", file.display()));
     let output = output(command, b"");
     let dom = String::from_utf8_lossy(&output.stdout);
     let seen = dom.split("<pre id=\"seen\">").nth(1).and_then(|rest| rest.split("</pre>").next());
     let seen = seen.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let seen = seen.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    let seen: Value = serde_json::from_str(&seen).unwrap();
+    serde_json::from_str(&seen).unwrap()
+}
 
+#[test]
+fn pages_of_all_kinds_of_runs_fit_into_windows_wide_and_narrow_light_and_dark() {
+    let Some(chromium) = chromium() else { return };
+    let gives_back = compile("gives_back.c", &[]);
+    let long = gives_back.with_file_name(format!("{}-and-on", "a-name-that-goes-on".repeat(8)));
+    std::fs::copy(&gives_back, &long).unwrap();
+    let program = gives_back.display();
+    let runs = [
+        ("a moment", report(&["sleep", "0.01"])),
+        ("a long name", report(&[long.as_os_str(), "3000".as_ref()])),
+        (
+            "several processes",
+            report(&["sh", "-c", &format!("{program} 900 & {program} 5000; wait")]),
+        ),
+        ("more than 512 huge pages", report(&[compile("large_heap.c", &[])])),
+        (
+            "no heap of ours",
+            report(&[
+                "sh",
+                "-c",
+                &format!("exec {}", compile("large_heap.c", &["-static"]).display()),
+            ]),
+        ),
+    ];
+    assert!(figure(&runs[3].1.json, "/program/page_heap/at_end/huge_pages") > 512);
+    for (run, reported) in &runs {
+        for (width, dark) in [(1100, false), (500, true)] {
+            let seen = look(&chromium, &reported.page, width, dark);
+            assert_eq!(seen["failures"], serde_json::json!([]), "{run}: {seen:#}");
+            assert_eq!(seen["clipped"], serde_json::json!([]), "{run}: {seen:#}");
+            assert_eq!(seen["wide"], true, "{run}, {width}: {seen:#}");
+            let paper = lightness(seen["paper"].as_str().unwrap());
+            assert_eq!(paper < 0.5, dark, "{run}: {seen:#}");
+        }
+    }
+}
+
+#[test]
+fn a_browser_draws_what_the_json_says_and_no_script_fails() {
+    let Some(chromium) = chromium() else { return };
+    let program = compile("gives_back.c", &[]);
+    let Reported { page, json } = report(&[program.to_str().unwrap(), "1000"]);
+    let seen = look(&chromium, &page, 1100, false);
     assert_eq!(seen["failures"], serde_json::json!([]), "{seen:#}");
     assert_eq!(seen["wide"], true, "it is as wide as the window: {seen:#}");
     // As many things are drawn as there are in the JSON.
@@ -251,4 +328,47 @@ fn a_browser_takes_a_picture_of_the_page_and_prints_it() {
     let print = std::fs::read(&print).unwrap();
     let pages = print.windows(11).filter(|window| window.starts_with(b"/Type /Page")).count();
     assert!(print.starts_with(b"%PDF") && (2..12).contains(&pages), "{pages} pages");
+}
+
+/// Where words are on the pages of a print, by PyMuPDF: the page and the right edge of each.
+const WORDS: &str = "
+import json, sys, pymupdf
+print(json.dumps([[number, page.rect.width, word[2], word[4]]
+    for number, page in enumerate(pymupdf.open(sys.argv[1])) for word in page.get_text('words')]))";
+
+#[test]
+fn on_paper_no_picture_is_parted_from_its_heading_and_no_label_is_cut_off() {
+    let Some(chromium) = chromium() else { return };
+    let Some(python) = installed("python3") else { return };
+    if !Command::new(&python).args(["-c", "import pymupdf"]).output().unwrap().status.success() {
+        println!("skipped, as PyMuPDF is not installed");
+        return;
+    }
+    let program = compile("gives_back.c", &[]);
+    let (page, print) = (scratch("printed.html"), scratch("printed.pdf"));
+    std::fs::write(&page, report(&[program.to_str().unwrap(), "1000"]).page).unwrap();
+    let mut command = headless(&chromium, "print");
+    command.arg(format!("--print-to-pdf={}", print.display()));
+    command.arg(format!("file://{}", page.display()));
+    assert!(output(command, b"").status.success());
+    let words = Command::new(python).args(["-c", WORDS]).arg(print).output().unwrap();
+    let words: Vec<(usize, f64, f64, String)> = serde_json::from_slice(&words.stdout).unwrap();
+    for (_, width, right, word) in &words {
+        assert!(right < width, "{word:?} ends at {right} of {width}");
+    }
+    let pages: Vec<usize> = words.iter().map(|word| word.0).collect();
+    let text: Vec<&str> = words.iter().map(|word| &word.3[..]).collect();
+    let page_of = |phrase: &str| {
+        let phrase: Vec<&str> = phrase.split(' ').collect();
+        let at = text.windows(phrase.len()).position(|words| words == phrase);
+        pages[at.unwrap_or_else(|| panic!("no {phrase:?} in {text:?}"))]
+    };
+    for (heading, end_of_picture) in [
+        ("Memory over time", "time since the start"),
+        ("Address space", "memory without a name"),
+        ("Page heap", "never mapped"),
+        ("Allocation sizes", "size of block"),
+    ] {
+        assert_eq!(page_of(heading), page_of(end_of_picture), "{heading}: {text:?}");
+    }
 }

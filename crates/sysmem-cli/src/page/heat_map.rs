@@ -184,7 +184,7 @@ impl Squares {
                 @for row in (0..self.rows).step_by(every) {
                     @if let Some(cell) = map.cells.get(row * self.columns) {
                         text.address x=(LEFT - 10.0) text-anchor="end"
-                            y=(short(row as f64 * self.side + (inner / 2.0).max(6.0) + 4.0)) {
+                            y=(short(row as f64 * self.side + (inner / 2.0).max(7.0) + 4.0)) {
                             (format!("{:#x}", cell.address))
                         }
                     }

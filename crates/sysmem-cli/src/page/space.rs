@@ -17,15 +17,19 @@ const PARTS: usize = 5;
 pub fn section(report: &Report) -> Option<Markup> {
     let space = &report.address_space;
     let (peak, end) = (space.at_peak.as_ref()?, space.at_end.as_ref()?);
+    let missed = report.program.peak_resident.bytes.saturating_sub(peak.total.resident_bytes);
     let reading = html! {
-        "Resident memory by what it is mapped as. The program was looked at from outside, "
-        (duration(peak.time_ns)) " after its start, when it was largest"
-        @if end.time_ns != peak.time_ns { ", and for the last time at " (duration(end.time_ns)) }
+        "Resident memory by what it is mapped as. The program was looked at from outside now and "
+        "then; it was largest " (duration(peak.time_ns)) " after its start"
+        @if end.time_ns != peak.time_ns { ", and last seen at " (duration(end.time_ns)) }
         "."
+        @if missed > peak.total.resident_bytes / 10 {
+            " Its peak, " (bytes(missed)) " more, was between two looks."
+        }
     };
     let moments: Vec<(&str, &Space)> = match end.time_ns == peak.time_ns {
         true => vec![("last seen", end)],
-        false => vec![("at the peak", peak), ("last seen", end)],
+        false => vec![("at its largest", peak), ("last seen", end)],
     };
     let content = html! { (bars(&moments)) (table(&moments)) };
     Some(titled("space", "Address space", reading, content))

@@ -7,8 +7,9 @@
 use super::Frame;
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 use object::elf::PF_X;
-use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
+use object::{Object, ObjectSection, ObjectSegment, ReadCache, SegmentFlags};
 use std::collections::HashMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -99,8 +100,9 @@ impl Default for CodeFile {
 
 impl CodeFile {
     fn read(path: &Path) -> Option<Self> {
-        let data = std::fs::read(path).ok()?;
-        let file = object::File::parse(&data[..]).ok()?;
+        // Of a file with debug information, a small part is needed here.
+        let data = ReadCache::new(File::open(path).ok()?);
+        let file = object::File::parse(&data).ok()?;
         // Segments may share a page of the file, which is mapped once for each: only those of code.
         let segments = file
             .segments()
@@ -163,16 +165,13 @@ impl Default for Walker {
 impl Walker {
     /// Who called, from the innermost frame outside the allocator on.
     pub fn frames(&mut self, sample: &Sample, samples: &Samples, files: &mut Files) -> Vec<Frame> {
-        let (mut addresses, mut whole) = self.walk(sample);
-        let known = |walker: &Self, addresses: &[u64]| {
-            addresses.iter().all(|&address| walker.place(address).is_some())
-        };
+        let (mut addresses, whole) = self.walk(sample);
+        let known = addresses.iter().all(|&address| self.place(address).is_some());
         let due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
-        if due && !(whole && known(self, &addresses)) {
+        if due && !(whole && known) {
             self.look(sample, samples, files);
-            (addresses, whole) = self.walk(sample);
+            (addresses, _) = self.walk(sample);
         }
-        let _ = whole;
         let mut frames: Vec<Frame> = addresses
             .into_iter()
             .map(|address| match self.place(address) {

@@ -5,6 +5,7 @@ use super::modules::Files;
 use addr2line::{Loader, demangle_auto};
 use object::{Object, ObjectSymbol};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -52,15 +53,19 @@ pub fn name<'a>(files: &Files, frames: impl Iterator<Item = &'a Frame>) -> Named
 }
 
 /// The names in one file.
-struct Symbols {
+struct Symbols<'a> {
+    path: &'a Path,
     debug: Option<Loader>,
-    /// Symbols of functions by address, with their ends.
-    table: Vec<(u64, u64, String)>,
+    /// Symbols of functions by address, with their ends; read when debug information says nothing.
+    table: OnceCell<Vec<(u64, u64, String)>>,
 }
 
-impl Symbols {
-    fn of(path: &Path) -> Self {
-        let debug = Loader::new(path).ok();
+impl<'a> Symbols<'a> {
+    fn of(path: &'a Path) -> Self {
+        Self { path, debug: Loader::new(path).ok(), table: OnceCell::new() }
+    }
+
+    fn read_table(path: &Path) -> Vec<(u64, u64, String)> {
         let mut table = Vec::new();
         if let Ok(data) = std::fs::read(path) {
             if let Ok(file) = object::File::parse(&data[..]) {
@@ -75,7 +80,7 @@ impl Symbols {
             }
         }
         table.sort();
-        Self { debug, table }
+        table
     }
 
     fn functions(&self, address: u64) -> Option<Vec<Function>> {
@@ -85,9 +90,10 @@ impl Symbols {
     }
 
     fn of_table(&self, address: u64) -> Option<Function> {
-        let above = self.table.partition_point(|&(start, ..)| start <= address);
+        let table = self.table.get_or_init(|| Self::read_table(self.path));
+        let above = table.partition_point(|&(start, ..)| start <= address);
         // Several symbols may have one address, and symbols without a size end nowhere.
-        let mut below = self.table[..above].iter().rev().take(8);
+        let mut below = table[..above].iter().rev().take(8);
         let (.., symbol) = below.find(|&&(start, end, _)| address < end || start == end)?;
         Some(function(symbol, None))
     }
