@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Call, Faulty, Settings, Simulated, Traced};
+use sysmem::os::{darwin, dragonfly, freebsd, illumos, linux, netbsd, openbsd, windows};
+use sysmem::sim::{self, Call, Faulty, Settings, Simulated, Traced};
 use sysmem::{
     Account, Errno, Error, ErrorKind, Os, Placement, Protection, Reservation, ReserveOptions,
 };
@@ -65,6 +66,33 @@ fn a_hint_is_followed_where_it_is_free() {
         assert_eq!(first.as_mut_ptr().addr(), address);
         let second = place(&kernel, Placement::Hint(address)).unwrap();
         assert_ne!(second.as_mut_ptr().addr(), address);
+    }
+}
+
+#[test]
+fn a_hint_with_nothing_free_above_it_is_passed_over_on_every_system() {
+    fn reserve<O: Os + Clone>(os: O, hint: usize) {
+        let options = ReserveOptions::new(4 * PAGE).placement(Placement::Hint(hint));
+        let memory = Reservation::reserve_in(os, options, &ACCOUNT).unwrap();
+        assert_ne!(memory.as_mut_ptr().addr(), hint);
+    }
+    fn kernel<S: sim::System>(hint: impl Fn(&Simulated<S>) -> usize) -> (Simulated<S>, usize) {
+        let kernel = Simulated::start(Settings::heap(1 << 20));
+        let hint = hint(&kernel);
+        (kernel, hint)
+    }
+    // The last page of the process, where four do not fit; a kernel's address.
+    macro_rules! on {
+        ($($system:ident: $backend:ident,)*) => {$(
+            let (system, hint) = kernel::<sim::$system>(|kernel| kernel.space().end - PAGE);
+            reserve($backend::$system::new(system), hint);
+            let (system, hint) = kernel::<sim::$system>(|_| 0xffff_8000 << 32);
+            reserve($backend::$system::new(system), hint);
+        )*};
+    }
+    on! {
+        Linux: linux, FreeBsd: freebsd, NetBsd: netbsd, OpenBsd: openbsd, DragonFly: dragonfly,
+        Illumos: illumos, Darwin: darwin, Windows: windows,
     }
 }
 

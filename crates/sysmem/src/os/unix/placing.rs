@@ -283,10 +283,14 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
             Placement::Hint(hint) => {
                 // A kernel that randomizes addresses does not honour a free hint (FreeBSD with
                 // kern.elf64.aslr.enable=1: seen): asked for by address, it is honoured by all.
+                // Beyond a hint some find nothing and do not look below it: OpenBSD among the
+                // kernel's addresses (seen on 7.6), DragonFly (`vm_map_findspace`).
                 let hint = hint & !(align - 1);
                 match hint {
                     0 => anywhere(0),
-                    _ => R::reserve_at(self, hint, len, policy).or_else(|_| anywhere(hint)),
+                    _ => R::reserve_at(self, hint, len, policy)
+                        .or_else(|_| anywhere(hint))
+                        .or_else(|_| anywhere(0)),
                 }
             }
             Placement::At(address) if address & (align - 1) != 0 => {
