@@ -241,6 +241,12 @@ impl<B: Bsd> UnixSystem for B {
             if parts.iter().any(|part| part.attributes.locked) {
                 answers.free_wired?;
             }
+            // What is wired stays in memory, next to go as it is (seen on FreeBSD, by mincore).
+            if answers.free_is_lazy {
+                for part in parts.iter().filter(|part| part.attributes.locked) {
+                    machine.deactivate(part);
+                }
+            }
             // Whatever the pages allow, but not what is wired (seen on all) or what a fork shares
             // (vm/vm_object.c of FreeBSD, `vm_object_madvise`; uvm/uvm_map.c, `uvm_map_clean`).
             for part in parts.iter().filter(|part| !part.attributes.locked) {

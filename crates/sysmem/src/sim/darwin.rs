@@ -103,7 +103,8 @@ impl UnixSystem for Darwin {
         }
         assert!(flags & MAP_ANON != 0, "the simulated Darwin has anonymous memory only");
         let len = machine.round_up(len).ok_or(EINVAL)?;
-        let end = address.checked_add(len).ok_or(EINVAL)?;
+        // `vm_map_range_overflows`.
+        address.checked_add(len).ok_or(EINVAL)?;
         let fixed = flags & MAP_FIXED != 0;
         if fixed && !machine.is_aligned(address) {
             return Err(EINVAL);
@@ -125,7 +126,8 @@ impl UnixSystem for Darwin {
         let start = match fixed {
             true => address,
             false => {
-                // The hint rounded up, or the first place above it, or any.
+                // The hint rounded up, or the first place above it; or once more from the lowest
+                // address on (`mmap`, `map_anon_retry`).
                 let hint = machine.round_up(address).ok_or(EINVAL)?;
                 let page = machine.page_size();
                 let above = if hint == 0 { None } else { machine.place_above(hint, len, page) };
@@ -134,7 +136,7 @@ impl UnixSystem for Darwin {
         };
         let range = start..start + len;
         // `vm_map_locate_space_fixed`: KERN_INVALID_ADDRESS.
-        if !machine.has(&range) || end > END {
+        if !machine.has(&range) || range.end > END {
             return Err(ENOMEM);
         }
         machine.own("a fixed mapping", &range);

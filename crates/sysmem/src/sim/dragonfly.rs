@@ -1,5 +1,6 @@
-//! The rules of DragonFly BSD. None was seen: they are read in vm/vm_mmap.c (`sys_mmap`,
-//! `vm_mmap`, `sys_munmap`, …), in a version of 2003, and in the manual pages of 6.4.
+//! The rules of DragonFly BSD. None was seen: they are read in sys/vm/vm_mmap.c (`kern_mmap`,
+//! `vm_mmap`, `sys_munmap`, …) and sys/vm/vm_map.c (`vm_map_madvise`, `vm_map_unwire`, …), in
+//! versions later than 3.0, and in the manual pages of 6.4.
 
 use std::ops::Range;
 
@@ -13,15 +14,19 @@ use crate::calls::{Kernel, Mincore};
 use crate::os::dragonfly::{
     MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_NOCORE, MAP_SIZEALIGN, MAP_TRYFIXED,
 };
-use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED};
+use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, PROT_READ, PROT_WRITE};
 
 /// The rules of DragonFly BSD.
 #[derive(Clone, Copy, Debug)]
 pub struct DragonFly;
 
+/// <sys/mman.h>.
+const MAP_STACK: i32 = 0x400;
+
 impl Bsd for DragonFly {
     const KERNEL: Kernel = Kernel::DragonFly;
-    const USER: Range<usize> = 0x1000..1 << 47;
+    // `VM_MIN_USER_ADDRESS` and `VM_MAX_USER_ADDRESS` (pc64 vmparam.h).
+    const USER: Range<usize> = 0..1 << 47;
     const ANSWERS: Answers = Answers {
         // `sys_munmap`: before anything is removed.
         munmap_hole: Err(EINVAL),
@@ -30,17 +35,23 @@ impl Bsd for DragonFly {
         free: MADV_FREE,
         // madvise(2).
         free_is_lazy: true,
+        // `vm_object_madvise` (sys/vm/vm_object.c) passes over wired pages.
         free_wired: Ok(()),
         core: Some([MADV_NOCORE, MADV_CORE]),
-        other_advice: &[],
-        // mlock(2): a hole, what cannot be accessed, RLIMIT_MEMLOCK.
+        // MADV_NOSYNC, MADV_AUTOSYNC; MADV_INVAL, which makes the page table anew (`sys_madvise`
+        // refuses from MADV_SETMAP on).
+        other_advice: &[6, 7, 10],
+        // `vm_map_unwire`: a hole, what cannot be accessed (`vm_fault_wire`), what is not locked;
+        // whichever it is, `sys_mlock` and `sys_munlock` answer ENOMEM.
         lock_hole: ENOMEM,
         lock_closed: Err(ENOMEM),
-        unlock_unlocked: Ok(()),
+        unlock_unlocked: Err(ENOMEM),
+        // `sys_mlock`: RLIMIT_MEMLOCK.
         lock_limit: ENOMEM,
         // <sys/mman.h>: there is no number for zeros.
         inherit_zeros: None,
-        anonymous_offset: Ok(()),
+        // `kern_mmap`.
+        anonymous_offset: Err(EINVAL),
         // `sys_mincore`.
         mincore_hole: Ok(()),
         address_space_limit: true,
@@ -53,8 +64,12 @@ impl Bsd for DragonFly {
         bits: i32,
         flags: i32,
     ) -> Result<*mut u8, Errno> {
-        // `sys_mmap`: a negative length; 6.4 refuses an empty one (mmap(2)).
-        let len = machine.round_up(len).filter(|&len| 0 < len && len < 1 << 63).ok_or(EINVAL)?;
+        // `kern_mmap`: nothing at all; a length that wraps when it is rounded up.
+        let len = machine.round_up(len).filter(|&len| len > 0).ok_or(EINVAL)?;
+        // A stack is readable and writable.
+        if flags & MAP_STACK != 0 && bits & (PROT_READ | PROT_WRITE) != PROT_READ | PROT_WRITE {
+            return Err(EINVAL);
+        }
         let fixed = flags & MAP_FIXED != 0;
         if fixed || flags & MAP_TRYFIXED != 0 {
             let end = address.checked_add(len).ok_or(EINVAL)?;
@@ -68,23 +83,30 @@ impl Bsd for DragonFly {
             return Err(ENOMEM);
         }
         // `vm_mmap`: RLIMIT_VMEM, which counts a fixed mapping in full.
-        let mapped = machine.mappings.totals().mapped;
-        if (mapped + len) as u64 > machine.settings.address_space_limit {
+        let size = machine.mappings.totals().mapped.checked_add(len).ok_or(ENOMEM)?;
+        if size as u64 > machine.settings.address_space_limit {
             return Err(ENOMEM);
         }
+        // `vm_mmap`: to its own size, which must be a power of two; without, to what one page of
+        // the page table maps, if it is as long or much longer.
+        let page = machine.page_size();
+        let table = machine.settings.huge_page_size.unwrap_or(page);
+        let align = match flags & MAP_SIZEALIGN {
+            0 if fixed || len % table != 0 && len <= 16 * table => page,
+            0 => table,
+            _ if len.is_power_of_two() => len,
+            _ => return Err(EINVAL),
+        };
         let start = if fixed || flags & MAP_TRYFIXED != 0 {
             address
         } else {
-            let page = machine.page_size();
-            let align = match flags & MAP_SIZEALIGN {
-                0 => page,
-                // mmap(2): to its own size.
-                _ => len.checked_next_power_of_two().ok_or(ENOMEM)?,
-            };
-            // The hint if it is free, or the next place above it (`vm_map_find`).
-            let hint = machine.round_up(address).ok_or(ENOMEM)?;
-            let hinted = if hint == 0 { None } else { machine.place_above(hint, len, align) };
-            hinted.or_else(|| machine.place(len, align)).ok_or(ENOMEM)?
+            // The hint if it is free, or the next place above it, and nowhere else
+            // (`vm_map_findspace`). Without a hint it is above the heap.
+            match machine.round_up(address).ok_or(ENOMEM)? {
+                0 => machine.place(len, align),
+                hint => machine.place_above(hint, len, align),
+            }
+            .ok_or(ENOMEM)?
         };
         let range = start..start + len;
         // MAP_TRYFIXED over something; what is outside the space of the process is taken.

@@ -36,7 +36,7 @@ const INCORE_CLEAN: u8 = 0xb;
 /// The first superpage size, of `MINCORE_SUPER`.
 const SUPERPAGE: u8 = 0x20;
 const MADV_DONTNEED: i32 = 4;
-/// Only below 4 GiB.
+/// Only below 2 GiB.
 const MAP_32BIT: i32 = 0x8_0000;
 
 /// The bytes of swap that can be promised, where that is enforced.
@@ -95,6 +95,11 @@ fn place(machine: &mut Machine, hint: usize, len: usize, flags: i32) -> Result<u
             _ => return Err(ENOMEM),
         },
     };
+    if flags & MAP_32BIT != 0 {
+        // `MAP_32BIT_MAX_ADDR` (sys/vm/vm_mmap.c, `vm_mmap_object`).
+        let highest = (1usize << 31).checked_sub(len).ok_or(ENOMEM)?;
+        return machine.place_below(highest, len, align).ok_or(ENOMEM);
+    }
     let hint = machine.round_up(hint).ok_or(ENOMEM)?;
     if hint == 0 || machine.settings.aslr {
         // With kern.elf64.aslr.enable a hint is not honoured, free as it may be.
@@ -179,6 +184,10 @@ impl Bsd for FreeBsd {
             if !machine.is_aligned(address) || !bsd::is_user::<FreeBsd>(machine, &(address..end)) {
                 return Err(EINVAL);
             }
+            // `kern_mmap`.
+            if flags & MAP_32BIT != 0 && end > 1 << 31 {
+                return Err(EINVAL);
+            }
         }
         // Nothing, a guard, what is only read and what is shared: all count, and a fixed mapping
         // counts again in full. What was there is still there.
@@ -187,10 +196,6 @@ impl Bsd for FreeBsd {
         }
         let start = if fixed { address } else { place(machine, address, len, flags)? };
         let range = start..start + len;
-        // The simulated process has no lower addresses than its space.
-        if flags & MAP_32BIT != 0 && range.end > 1 << 32 {
-            return Err(ENOMEM);
-        }
         // A taken address, a guard's too, is told like exhaustion. What lies outside the space of
         // the simulated process is taken.
         if !machine.has(&range) || flags & MAP_EXCL != 0 && !machine.can_map(&range) {

@@ -30,6 +30,7 @@ const EBUSY: Errno = Errno(16);
 const ENOTSUP: Errno = Errno(48);
 /// `MAP_TYPE` of <sys/mman.h>: shared or private.
 const MAP_TYPE: i32 = 0xf;
+const MADV_DONTNEED: i32 = 4;
 /// MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED; MADV_DONTNEED, which writes pages to where they
 /// belong and drops no contents (`memcntl`: an asynchronous MC_SYNC); MADV_ACCESS_*.
 const ADVICE_WITHOUT_EFFECT: [i32; 8] = [0, 1, 2, 3, 4, 6, 7, 8];
@@ -222,20 +223,30 @@ impl UnixSystem for Illumos {
         if advice != MADV_FREE && !ADVICE_WITHOUT_EFFECT.contains(&advice) {
             return Err(EINVAL);
         }
+        // `memcntl` rounds the length down for this one: half a page is not given back.
+        let range = match advice {
+            MADV_FREE => range.start..range.start + (len & !(machine.page_size() - 1)),
+            _ => range,
+        };
         machine.own("madvise", &range);
         let mut locked = false;
         walk(machine, range, |machine, part| {
-            // `anon_disclaim`: whatever the pages allow, the swap slot is freed and the page goes
-            // to the free list, where it may be found again. Not what is still shared with a
-            // child.
             locked |= part.attributes.locked;
-            if advice == MADV_FREE && !part.attributes.locked {
-                machine.unshared(part).iter().for_each(|part| machine.discard_lazily(part));
+            match advice {
+                // memcntl(2), of MC_SYNC with MS_INVALIDATE: what is locked, once it is reached.
+                MADV_DONTNEED if part.attributes.locked => return Err(EBUSY),
+                // `anon_disclaim`: whatever the pages allow, the swap slot is freed and the page
+                // goes to the free list, where it may be found again. Not what is still shared with
+                // a child.
+                MADV_FREE if !part.attributes.locked => {
+                    machine.unshared(part).iter().for_each(|part| machine.discard_lazily(part));
+                }
+                _ => {}
             }
             Ok(())
         })?;
-        // Nor what is locked, which is told once the rest is done (not before `anon_disclaim` had
-        // something to return, which came with MADV_PURGE).
+        // `anon_disclaim` passes over what is locked, and answers EBUSY once the rest is done (so
+        // since there is MADV_PURGE; before, it answered nothing).
         if advice == MADV_FREE && locked { Err(EBUSY) } else { Ok(()) }
     }
 

@@ -60,6 +60,7 @@ impl Machine {
         let memory = match settings.backing {
             Backing::Heap => Memory::heap(space, alignment, page_size),
             Backing::Real => Memory::real(space, alignment, page_size),
+            Backing::Addresses { start } => Memory::addresses(start, space, page_size),
         };
         Machine {
             random: Random::new(settings.seed),

@@ -1,4 +1,4 @@
-//! What the pages of a simulated process hold: on the heap, or in real address space.
+//! What the pages of a simulated process hold: on the heap, in real address space, or nowhere.
 //!
 //! The backings differ in what a stray access does. Real memory has real protection: it faults.
 //! Heap memory has none: what may not be written to is filled with poison, or copied, and looked
@@ -8,7 +8,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
@@ -43,6 +43,8 @@ enum Backing {
         /// Where pages may hold something other than zeros.
         populated: Ranges,
     },
+    /// Addresses that nothing lies at, which nobody touches.
+    Addresses,
 }
 
 // SAFETY: the block is owned; access to it is what the owner of a `Memory` passes on.
@@ -76,6 +78,12 @@ impl Memory {
         let options = ReserveOptions::new(len).align(align).placement(Placement::High);
         let start = Native::NEW.reserve(&options).expect("address space for the simulated process");
         Memory { start, len, page_size, backing: Backing::Real { populated: Ranges::default() } }
+    }
+
+    /// `len` addresses from one on, without memory.
+    pub(crate) fn addresses(start: usize, len: usize, page_size: usize) -> Memory {
+        let start = NonNull::new(ptr::without_provenance_mut(start)).expect("not from zero on");
+        Memory { start, len, page_size, backing: Backing::Addresses }
     }
 
     pub(crate) fn range(&self) -> Range<usize> {
@@ -169,6 +177,9 @@ impl Memory {
             }
             return;
         }
+        if matches!(self.backing, Backing::Addresses) {
+            return;
+        }
         for page in self.pages(range) {
             self.check(page, from);
             if writable(from) && !writable(to) {
@@ -198,7 +209,7 @@ impl Memory {
     fn kept(&self, page: usize) -> Option<&[u8]> {
         match &self.backing {
             Backing::Heap { kept, .. } => kept.get(&page).map(|kept| &**kept),
-            Backing::Real { .. } => None,
+            Backing::Real { .. } | Backing::Addresses => None,
         }
     }
 
@@ -226,6 +237,7 @@ impl Memory {
                     self.use_for_real(range, protection);
                 }
             }
+            Backing::Addresses => {}
             Backing::Heap { .. } => {
                 for page in self.pages(range) {
                     self.check(page, protection);
@@ -274,6 +286,7 @@ impl Memory {
         each: &mut dyn FnMut(usize, &[u8]),
     ) {
         match &self.backing {
+            Backing::Addresses => {}
             Backing::Heap { kept, .. } => {
                 for page in self.pages(range) {
                     if !writable(protection) {
@@ -399,6 +412,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         match &self.backing {
+            Backing::Addresses => {}
             // SAFETY: allocated with this layout.
             Backing::Heap { layout, .. } => unsafe { dealloc(self.start.as_ptr(), *layout) },
             Backing::Real { .. } => {

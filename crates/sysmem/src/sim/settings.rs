@@ -9,6 +9,12 @@ pub enum Backing {
     /// Address space of the running system, with real protection: a stray access faults. Size
     /// costs next to nothing.
     Real,
+    /// Addresses alone, for what is too large for any machine or lies where nothing of this process
+    /// can lie. Nobody may touch them.
+    Addresses {
+        /// The first.
+        start: usize,
+    },
 }
 
 /// When the pages of a lazy giving back lose their contents.
@@ -165,5 +171,11 @@ impl Settings {
     /// The same with `space` bytes of the running system's address space.
     pub const fn real(space: usize) -> Settings {
         Settings { backing: Backing::Real, ..Settings::heap(space) }
+    }
+
+    /// The same with all addresses from `start` up to `end`, and no memory.
+    pub const fn addresses(start: usize, end: usize) -> Settings {
+        let backing = Backing::Addresses { start };
+        Settings { backing, alignment: 4 << 10, ..Settings::heap(end - start) }
     }
 }

@@ -1,7 +1,8 @@
 //! The rules of Windows. None was seen but under Wine 8: they are read in Microsoft's reference
 //! (memoryapi.h: VirtualAlloc, VirtualAlloc2, VirtualFree, VirtualProtect, VirtualQuery, VirtualLock;
-//! "Large-Page Support"), the error codes in ReactOS (ntoskrnl/mm/ARM3/virtual.c, and the table that
-//! makes them of NTSTATUS) where the reference has none.
+//! "Large-Page Support"), the NTSTATUS of what is refused in ReactOS (ntoskrnl/mm/ARM3/virtual.c of
+//! 0.4.15: `NtAllocateVirtualMemory`, `NtFreeVirtualMemory`, `MiProtectVirtualMemory`), and what that
+//! becomes in Microsoft's table "Mapping NT Status Error Codes to Win32 Error Codes".
 //!
 //! What one call reserved has a number of its own, so that nothing spans two. Committed pages are
 //! `charged`; pages that are only reserved allow nothing and are not.
@@ -181,7 +182,8 @@ fn alloc(
             Ok(machine.pointer(range.start))
         }
         MEM_RESET => {
-            // Whatever they allow, all pages must be committed (WRK, `MiIsEntireRangeCommitted`).
+            // Whatever the pages allow, they must be committed: taken from `VirtualProtect`. That,
+            // and with which error it is refused, is not verified.
             let range = pages(machine, address, len)?;
             let parts = parts(machine, &range)?;
             committed(&parts)?;
@@ -220,10 +222,19 @@ fn free(machine: &mut Machine, address: usize, len: usize, kind: u32) -> Result<
             // A length of zero means all of it, if the address is its beginning.
             let range = match (len, whole) {
                 (0, Some(whole)) if whole.start == address => whole,
-                (0, _) => return Err(ERROR_INVALID_PARAMETER),
+                // STATUS_FREE_VM_NOT_AT_BASE.
+                (0, _) => return Err(ERROR_INVALID_ADDRESS),
+                // STATUS_UNABLE_TO_FREE_VM: it runs on past what was reserved.
+                (_, Some(whole)) if pages(machine, address, len)?.end > whole.end => {
+                    return Err(ERROR_INVALID_PARAMETER);
+                }
                 _ => pages(machine, address, len)?,
             };
             let parts = parts(machine, &range)?;
+            // Large pages (`VadLargePages`): STATUS_MEMORY_NOT_ALLOCATED.
+            if parts.iter().any(|part| part.attributes.huge == Some(true)) {
+                return Err(ERROR_INVALID_ADDRESS);
+            }
             machine.own("VirtualFree", &range);
             // What is not committed is no error; what is, is charged no more.
             for part in parts {

@@ -1,5 +1,5 @@
-use super::process::{ANON, FIXED, NONE, PAGE, READ, RW};
-use super::{Row, plain};
+use super::process::{ANON, FIXED, NONE, PAGE, READ, RW, SHARED};
+use super::{Row, UNASKED, plain};
 
 const RX: i32 = 5;
 
@@ -11,9 +11,9 @@ pub(crate) const ROWS: &[Row] = &[
             let start = process.map(1, RW);
             vec![process.try_map(0, PAGE, 7, ANON), process.mprotect(start, PAGE, 7)]
         },
-        freebsd: &[],
         openbsd: &[91, 91],
-        netbsd: &[],
+        darwin: &[13, 13],
+        ..UNASKED
     },
     Row {
         question: "10d: PROT_MAX(RW): RW; RX; more than the maximum in one call; raising it; \
@@ -34,8 +34,7 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[0, 13, 45, 45, 13, 0, 13, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "note A3: vm.imply_prot_max=1: RW to RX; a reservation to RX, and to RW",
@@ -49,8 +48,7 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[13, 0, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "mmap(2) of NetBSD 10.1, PaX MPROTECT: NONE to RW; with PROT_MPROTECT(RW): to \
@@ -64,9 +62,8 @@ pub(crate) const ROWS: &[Row] = &[
                 process.mprotect(asked, PAGE, 5),
             ]
         },
-        freebsd: &[],
-        openbsd: &[],
         netbsd: &[13, 0, 13],
+        ..UNASKED
     },
     Row {
         question: "10a: the same with allow_wx=0: RWX; WX; mprotect to RWX",
@@ -80,8 +77,7 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[13, 13, 13],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "10b: RW, RX, RW, RX: answers, what is allowed each time, contents",
@@ -99,6 +95,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 5, 0, 3, 0, 5, 7],
         openbsd: &[0, 5, 0, 3, 0, 5, 7],
         netbsd: &[0, 5, 0, 3, 0, 5, 7],
+        dragonfly: &[0, 5, 0, 3, 0, 5, 7],
+        darwin: &[0, 5, 0, 3, 0, 5, 7],
+        illumos: &[0, 5, 0, 3, 0, 5, 7],
     },
     Row {
         question: "10c: a reservation to RX; to X only",
@@ -110,6 +109,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        dragonfly: &[0, 0],
+        darwin: &[0, 0],
+        illumos: &[0, 0],
     },
     Row {
         question: "10f: after mimmutable: mprotect as it is; munmap; FIXED over it; MADV_FREE of \
@@ -127,8 +129,17 @@ pub(crate) const ROWS: &[Row] = &[
                 process.read(rw),
             ]
         },
-        freebsd: &[],
         openbsd: &[1, 1, 1, 1, 0, 7],
-        netbsd: &[],
+        ..UNASKED
+    },
+    Row {
+        question: "10e: shared anonymous memory RW to RX",
+        settings: plain,
+        ask: |process| {
+            let start = process.mmap(0, PAGE, RW, SHARED).unwrap();
+            vec![process.mprotect(start, PAGE, RX)]
+        },
+        openbsd: &[0],
+        ..UNASKED
     },
 ];

@@ -1,7 +1,7 @@
 use sysmem::sim::Overcommit;
 
 use super::process::{DONTNEED, NONE, PAGE, RW};
-use super::{Row, plain};
+use super::{Row, UNASKED, plain};
 
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -20,6 +20,7 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[9, 7, -1, 0, 9, 9, 9, 9],
         openbsd: &[9, 7, -1, 0, 9, 9, 9, 9],
         netbsd: &[9, 7, -1, 0, 9, 9, 9, 9],
+        ..UNASKED
     },
     Row {
         question: "16a: fork after MADV_FREE: what the child finds, and the process",
@@ -32,6 +33,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[7, 7],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        dragonfly: &[7, 7],
+        darwin: &[7, 7],
+        illumos: &[7, 7],
     },
     Row {
         question: "MADV_FREE of what a child shares keeps contents; of what was written to since, \
@@ -49,6 +53,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[7, 7, 9, 7],
         openbsd: &[7, 7, 0, 7],
         netbsd: &[7, 7, 0, 7],
+        dragonfly: &[7, 7, 9, 7],
+        darwin: &[7, 7, 9, 7],
+        illumos: &[7, 7, 9, 7],
     },
     Row {
         question: "16c: fork with a large reservation and some RW",
@@ -61,6 +68,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0],
         openbsd: &[0],
         netbsd: &[0],
+        dragonfly: &[0],
+        darwin: &[0],
+        illumos: &[0],
     },
     Row {
         question: "1i, 16c: fork where swap is enforced: 4 of 7 pages charged; 3",
@@ -74,8 +84,10 @@ pub(crate) const ROWS: &[Row] = &[
             [refused, process.fork(&|| (), &[start])].concat()
         },
         freebsd: &[12, 7],
-        openbsd: &[],
-        netbsd: &[],
+        dragonfly: &[7, 7],
+        darwin: &[7, 7],
+        illumos: &[12, 7],
+        ..UNASKED
     },
     Row {
         question: "16b: what the process finds after the child's MADV_FREE; MADV_DONTNEED; the \
@@ -90,5 +102,7 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[7, 7, 7, 7],
         openbsd: &[7, 7, 7, 7],
         netbsd: &[7, 7, 7, 7],
+        dragonfly: &[7, 7, 7, 7],
+        ..UNASKED
     },
 ];

@@ -1,5 +1,5 @@
 use super::process::{ANON, DONTNEED, FIXED, NONE, PAGE, Process, READ, RW, SHARED};
-use super::{Row, plain};
+use super::{Row, UNASKED, plain};
 
 fn advised(process: &dyn Process, at: usize, len: usize, npages: usize, advice: i32) -> Vec<i64> {
     let answer = process.madvise(at, len, advice);
@@ -29,6 +29,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, 7, 9],
         openbsd: &[0, 0, 0, 9],
         netbsd: &[0, 0, 0, 9],
+        dragonfly: &[0, 7, 7, 9],
+        darwin: &[0, 7, 7, 9],
+        illumos: &[0, 7, 7, 9],
     },
     Row {
         question: "3a: mincore before it, after it, after a write",
@@ -42,8 +45,8 @@ pub(crate) const ROWS: &[Row] = &[
             [before, after, process.mincore(start, 1)].concat()
         },
         freebsd: &[0x1f, 1, 0x1f],
-        openbsd: &[],
         netbsd: &[1, 0, 1],
+        ..UNASKED
     },
     Row {
         question: "3b: MADV_FREE through NONE, through read-only: contents",
@@ -55,6 +58,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, 0, 7],
         openbsd: &[0, 0, 0, 0],
         netbsd: &[0, 0, 0, 0],
+        dragonfly: &[0, 7, 0, 7],
+        illumos: &[0, 7, 0, 7],
+        ..UNASKED
     },
     Row {
         question: "3c: MADV_FREE of untouched RW, untouched NONE",
@@ -67,6 +73,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        dragonfly: &[0, 0],
+        illumos: &[0, 0],
+        ..UNASKED
     },
     Row {
         question: "3d: MADV_FREE over a hole; of what is not mapped at all",
@@ -80,6 +89,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, -1, 7, 0],
         openbsd: &[14, 7, -1, 7, 14],
         netbsd: &[14, 7, -1, 7, 14],
+        dragonfly: &[0, 7, -1, 7, 0],
+        darwin: &[22, 7, -1, 7, 22],
+        illumos: &[12, 7, -1, 7, 12],
     },
     Row {
         question: "3e: MADV_FREE from an unaligned address (two pages), of 1 byte, of 4097",
@@ -96,6 +108,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, 7, 7, 0, 7, 7, 7, 0, 7, 7, 7],
         openbsd: &[0, 0, 0, 7, 0, 0, 7, 7, 0, 0, 0, 7],
         netbsd: &[0, 0, 0, 7, 0, 0, 7, 7, 0, 0, 0, 7],
+        dragonfly: &[0, 7, 7, 7, 0, 7, 7, 7, 0, 7, 7, 7],
+        darwin: &[0, 7, 7, 7, 0, 7, 7, 7, 0, 7, 7, 7],
+        illumos: &[22, 7, 7, 7, 0, 7, 7, 7, 0, 7, 7, 7],
     },
     Row {
         question: "3e: the same by mincore",
@@ -110,8 +125,8 @@ pub(crate) const ROWS: &[Row] = &[
                 .concat()
         },
         freebsd: &[1, 1, 0x1f, 1, 0x1f, 0x1f, 1, 1, 0x1f],
-        openbsd: &[],
         netbsd: &[0, 0, 1, 0, 1, 1, 0, 0, 1],
+        ..UNASKED
     },
     Row {
         question: "3f: MADV_FREE of nothing",
@@ -123,6 +138,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7],
         openbsd: &[0, 7],
         netbsd: &[0, 7],
+        dragonfly: &[0, 7],
+        darwin: &[0, 7],
+        illumos: &[22, 7],
     },
     Row {
         question: "3g: MADV_FREE of shared memory",
@@ -135,6 +153,7 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        ..UNASKED
     },
     Row {
         question: "3h: MADV_FREE of wired memory; with pages beside it that are not",
@@ -147,6 +166,22 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7],
         openbsd: &[0, 7],
         netbsd: &[16, 7],
+        dragonfly: &[0, 7],
+        darwin: &[0, 7],
+        illumos: &[16, 7],
+    },
+    Row {
+        question: "3h: mincore of wired memory before MADV_FREE; after it",
+        settings: plain,
+        ask: |process| {
+            let start = process.touched(1);
+            process.lock(start, PAGE, true);
+            let before = process.mincore(start, 1);
+            process.madvise(start, PAGE, process.free_advice());
+            [before, process.mincore(start, 1)].concat()
+        },
+        freebsd: &[0x1f, 1],
+        ..UNASKED
     },
     Row {
         question: "4a: MADV_DONTNEED of touched pages: contents",
@@ -155,6 +190,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, 7],
         openbsd: &[0, 7, 7],
         netbsd: &[0, 7, 7],
+        dragonfly: &[0, 7, 7],
+        darwin: &[0, 7, 7],
+        illumos: &[0, 7, 7],
     },
     Row {
         question: "4b: MADV_DONTNEED through NONE, read-only; untouched; shared; wired",
@@ -174,6 +212,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
         openbsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
         netbsd: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+        dragonfly: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+        darwin: &[0, 7, 0, 7, 0, 0, 0, 7, 0, 7],
+        illumos: &[0, 7, 0, 7, 0, 0, 0, 7, 16, 7],
     },
     Row {
         question: "4c: MADV_DONTNEED over a hole; unmapped; unaligned; of nothing",
@@ -190,6 +231,38 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0, 0],
         openbsd: &[14, 14, 0, 0],
         netbsd: &[14, 14, 0, 0],
+        dragonfly: &[0, 0, 0, 0],
+        darwin: &[22, 22, 0, 0],
+        illumos: &[12, 12, 22, 22],
+    },
+    Row {
+        question: "4d: posix_madvise, which is madvise but for where the error is: MADV_DONTNEED; \
+            contents; of what is not mapped",
+        settings: plain,
+        ask: |process| {
+            let mut answers = advised(process, process.touched(1), PAGE, 1, DONTNEED);
+            answers.push(process.madvise(process.free_place(), PAGE, DONTNEED));
+            answers
+        },
+        freebsd: &[0, 7, 0],
+        openbsd: &[0, 7, 14],
+        ..UNASKED
+    },
+    Row {
+        question: "11c: MADV_PROTECT as root; MADV_NOSYNC on NONE and on what is not mapped",
+        settings: plain,
+        ask: |process| {
+            let (start, none) = (process.touched(1), process.map(1, NONE));
+            vec![
+                process.madvise(start, PAGE, 10),
+                process.madvise(none, PAGE, 6),
+                process.madvise(process.free_place(), PAGE, 6),
+            ]
+        },
+        freebsd: &[0, 0, 0],
+        // MADV_INVAL; MADV_NOSYNC.
+        dragonfly: &[0, 0, 0],
+        ..UNASKED
     },
     Row {
         question: "11c: advice 5 where it is no MADV_FREE; 8; 11d: 0, 1, 2, 3; -1",
@@ -205,6 +278,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0, 0, 22],
         openbsd: &[0, 0, 0, 0, 22, 22, 22],
         netbsd: &[0, 0, 0, 0, 22, 22, 22],
+        dragonfly: &[0, 0, 0, 0, 22],
+        darwin: &[0, 0, 0, 0, 22],
+        illumos: &[0, 0, 0, 0, 22],
     },
     Row {
         question: "11c: MADV_NOCORE and MADV_CORE on NONE and on nothing; MAP_NOCORE; flag 0x8000",
@@ -219,16 +295,14 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[0, 0, 0, 22],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "11c: MAP_CONCEAL, also with NONE",
         settings: plain,
         ask: |process| [RW, NONE].map(|bits| process.try_map(0, PAGE, bits, ANON | 0x8000)).into(),
-        freebsd: &[],
         openbsd: &[0, 0],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "4a: mincore after MADV_DONTNEED; after a write",
@@ -241,8 +315,7 @@ pub(crate) const ROWS: &[Row] = &[
             [after, process.mincore(start, 1)].concat()
         },
         freebsd: &[1, 0x1f],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "6: under pressure: what was given back by MADV_FREE; by MADV_DONTNEED",
@@ -255,8 +328,10 @@ pub(crate) const ROWS: &[Row] = &[
             process.contents(start, 2)
         },
         freebsd: &[0, 7],
-        openbsd: &[],
-        netbsd: &[],
+        dragonfly: &[0, 7],
+        darwin: &[0, 7],
+        illumos: &[0, 7],
+        ..UNASKED
     },
     Row {
         question: "12f: MADV_WILLNEED of untouched memory: the resident set",
@@ -268,6 +343,7 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        ..UNASKED
     },
 ];
 
@@ -290,6 +366,7 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 0],
         openbsd: &[8, 0],
         netbsd: &[8, 0],
+        ..UNASKED
     },
     Row {
         question: "3a: MADV_FREE",
@@ -301,6 +378,7 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 8],
         openbsd: &[8, 0],
         netbsd: &[8, 0],
+        ..UNASKED
     },
     Row {
         question: "4a: MADV_DONTNEED",
@@ -311,6 +389,7 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 8],
         openbsd: &[8, 0],
         netbsd: &[8, 8],
+        ..UNASKED
     },
     Row {
         question: "5a: FIXED RW",
@@ -323,6 +402,7 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 0],
         openbsd: &[8, 0],
         netbsd: &[8, 0],
+        ..UNASKED
     },
     Row {
         question: "5b: FIXED NONE",
@@ -335,6 +415,7 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 0],
         openbsd: &[8, 0],
         netbsd: &[8, 0],
+        ..UNASKED
     },
     Row {
         question: "12a: mlock of 8 untouched pages besides",
@@ -347,5 +428,6 @@ pub(crate) const RESIDENT: &[Row] = &[
         freebsd: &[8, 16],
         openbsd: &[8, 16],
         netbsd: &[8, 16],
+        ..UNASKED
     },
 ];

@@ -1,7 +1,7 @@
 use sysmem::sim::{Overcommit, Settings};
 
 use super::process::{ANON, FIXED, GUARD, NONE, PAGE, READ, RW, SHARED};
-use super::{Row, plain};
+use super::{Row, UNASKED, plain};
 
 fn sixteen_pages_of_data(settings: &mut Settings) {
     settings.data_limit = 16 * PAGE as u64;
@@ -32,6 +32,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0, 0, 0],
         openbsd: &[0, 12, 12, 12, 0],
         netbsd: &[0, 0, 0, 0, 0],
+        dragonfly: &[0, 0, 0, 0, 0],
+        darwin: &[12, 12, 12, 12, 0],
+        illumos: &[0, 0, 0, 0, 0],
     },
     Row {
         question: "1d: RLIMIT_DATA on mprotect: NONE to RW, to read-only; 1g: is any of it changed",
@@ -45,6 +48,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 3, 0],
         openbsd: &[12, 0, 12],
         netbsd: &[0, 3, 0],
+        dragonfly: &[0, 3, 0],
+        illumos: &[0, 3, 0],
+        ..UNASKED
     },
     Row {
         question: "1d: what gives back under RLIMIT_DATA: MADV_FREE; RW to NONE; FIXED NONE; munmap",
@@ -65,6 +71,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0, 0, 0, 0],
         openbsd: &[0, 12, 0, 0, 0, 12],
         netbsd: &[0, 0, 0, 0, 0, 0],
+        dragonfly: &[0, 0, 0, 0, 0, 0],
+        illumos: &[0, 0, 0, 0, 0, 0],
+        ..UNASKED
     },
     Row {
         question: "1e: RLIMIT_AS on NONE, RW, shared",
@@ -77,14 +86,16 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[12, 12, 12],
         openbsd: &[0, 0, 0],
         netbsd: &[12, 12, 12],
+        dragonfly: &[12, 12, 12],
+        darwin: &[12, 12, 12],
+        illumos: &[12, 12, 12],
     },
     Row {
         question: "1e: RLIMIT_AS on a guard",
         settings: sixty_four_pages_of_space,
         ask: |process| vec![process.try_map(0, 65 * PAGE, NONE, GUARD)],
         freebsd: &[12],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1e: RLIMIT_AS: mprotect; FIXED over one's own; 5d: is what was there still there",
@@ -101,6 +112,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 12, 7, 7],
         openbsd: &[0, 0, 0, 7],
         netbsd: &[0, 12, -1, 7],
+        dragonfly: &[0, 12, 7, 7],
+        darwin: &[0, 0, 0, 7],
+        illumos: &[0, 0, 0, 7],
     },
     Row {
         question: "1f: mprotect RW in the middle of a reservation",
@@ -112,6 +126,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0],
         openbsd: &[0],
         netbsd: &[0],
+        dragonfly: &[0],
+        darwin: &[0],
+        illumos: &[0],
     },
     Row {
         question: "1h: pages charged: reserved; one made RW; NONE again; unmapped",
@@ -128,8 +145,7 @@ pub(crate) const ROWS: &[Row] = &[
             vec![reserved, writable, closed, charged()]
         },
         freebsd: &[0, 256, 256, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1h: pages charged: read-only; a guard; RW fixed in a guard, in a reservation; \
@@ -150,8 +166,7 @@ pub(crate) const ROWS: &[Row] = &[
             vec![read_only, guarded, in_guard, in_reservation, charged()]
         },
         freebsd: &[0, 0, 1, 3, 2],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1i: vm.overcommit=1 without swap: RW; NONE to RW; NONE; read-only",
@@ -169,14 +184,16 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[22, 12, 0, 0],
         openbsd: &[0, 0, 0, 0],
         netbsd: &[0, 0, 0, 0],
+        dragonfly: &[0, 0, 0, 0],
+        darwin: &[0, 0, 0, 0],
+        ..UNASKED
     },
     Row {
         question: "1i: the same: a guard",
         settings: no_swap,
         ask: |process| vec![process.try_map(0, PAGE, NONE, GUARD)],
         freebsd: &[0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1i: vm.overcommit=1, 64 pages of swap: 65 RW; one page RW in 65 reserved; in 64",
@@ -192,8 +209,7 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[22, 12, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1i: vm.overcommit=2, RLIMIT_SWAP of 16 pages: 17 RW; NONE to RW",
@@ -203,8 +219,7 @@ pub(crate) const ROWS: &[Row] = &[
             vec![process.try_map(0, 17 * PAGE, RW, ANON), process.mprotect(start, PAGE, RW)]
         },
         freebsd: &[22, 12],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "5d: FIXED refused by swap accounting: over RW, NONE, a guard: what is there",
@@ -230,8 +245,7 @@ pub(crate) const ROWS: &[Row] = &[
             answers
         },
         freebsd: &[0, 22, -1, 22, -1, 22, -1],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "1j: what counts as size, in pages: 16 NONE, then 4 RW",
@@ -245,13 +259,37 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[16, 20],
         openbsd: &[0, 4],
         netbsd: &[16, 20],
+        ..UNASKED
     },
     Row {
         question: "1j: a guard",
         settings: plain,
         ask: |process| vec![process.try_map(0, 16 * PAGE, NONE, GUARD), process.size()],
         freebsd: &[0, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
+    },
+    Row {
+        question: "1i: where nothing can be promised: RW; NONE; RW and NONE with MAP_NORESERVE; \
+            5d: FIXED that is refused: is what was there still there",
+        settings: |settings| {
+            settings.overcommit = Overcommit::Never { limit: 4 * PAGE as u64 };
+        },
+        ask: |process| {
+            const MAP_NORESERVE: i32 = 0x40;
+            let start = process.mmap(0, 8 * PAGE, NONE, ANON | MAP_NORESERVE).unwrap();
+            process.mmap(start, 4 * PAGE, RW, ANON | FIXED).unwrap();
+            let mut answers = vec![
+                process.try_map(0, PAGE, RW, ANON),
+                process.try_map(0, PAGE, NONE, ANON),
+                process.try_map(0, PAGE, RW, ANON | MAP_NORESERVE),
+                process.try_map(0, PAGE, NONE, ANON | MAP_NORESERVE),
+                process.try_map(start, 5 * PAGE, RW, ANON | FIXED),
+            ];
+            answers.extend(process.protections(start, 1));
+            answers
+        },
+        // EAGAIN.
+        illumos: &[11, 11, 0, 0, 11, -1],
+        ..UNASKED
     },
 ];

@@ -1,6 +1,8 @@
-//! What real kernels were seen to answer, question by question, and what the simulated ones do.
-//! FreeBSD is 15-CURRENT, OpenBSD 7.6, NetBSD 7.0, each on amd64.
+//! What kernels answer, question by question, and what the simulated ones do. FreeBSD (15-CURRENT),
+//! OpenBSD (7.6) and NetBSD (7.0), each on amd64, were seen to answer so. What is said of DragonFly,
+//! Darwin, illumos and Windows is read in their sources and manuals: where, the simulators say.
 
+mod asked;
 mod execution;
 mod forking;
 mod giving_back;
@@ -8,7 +10,9 @@ mod limits;
 mod mapping;
 mod process;
 mod removing;
+mod sizes;
 mod superpages;
+mod windows;
 
 use process::{Process, Running};
 use sysmem::sim::{self, Settings};
@@ -22,7 +26,23 @@ pub(crate) struct Row {
     pub(crate) freebsd: &'static [i64],
     pub(crate) openbsd: &'static [i64],
     pub(crate) netbsd: &'static [i64],
+    pub(crate) dragonfly: &'static [i64],
+    pub(crate) darwin: &'static [i64],
+    pub(crate) illumos: &'static [i64],
 }
+
+/// A question that nobody was asked.
+pub(crate) const UNASKED: Row = Row {
+    question: "",
+    settings: plain,
+    ask: |_| Vec::new(),
+    freebsd: &[],
+    openbsd: &[],
+    netbsd: &[],
+    dragonfly: &[],
+    darwin: &[],
+    illumos: &[],
+};
 
 /// The settings of a kernel that says yes wherever it may.
 pub(crate) fn plain(_settings: &mut Settings) {}
@@ -38,18 +58,49 @@ fn check(rows: &[Row]) {
             ..Settings::heap(16 << 20)
         };
         (row.settings)(&mut settings);
-        let processes: [(&[i64], &dyn Process); 3] = [
-            (row.freebsd, &Running::<sim::FreeBsd>::new(&settings)),
-            (row.openbsd, &Running::<sim::OpenBsd>::new(&settings)),
-            (row.netbsd, &Running::<sim::NetBsd>::new(&settings)),
-        ];
-        for (expected, process) in processes {
+        let on = |expected: &[i64], process: &dyn Fn() -> Box<dyn Process>| {
             if !expected.is_empty() {
-                let found = (row.ask)(process);
+                let process = process();
+                let found = (row.ask)(&*process);
                 assert_eq!(found, expected, "{}: {}", process.name(), row.question);
             }
-        }
+        };
+        on(row.freebsd, &|| Box::new(Running::<sim::FreeBsd>::new(&settings)));
+        on(row.openbsd, &|| Box::new(Running::<sim::OpenBsd>::new(&settings)));
+        on(row.netbsd, &|| Box::new(Running::<sim::NetBsd>::new(&settings)));
+        on(row.dragonfly, &|| Box::new(Running::<sim::DragonFly>::new(&settings)));
+        on(row.darwin, &|| Box::new(Running::<sim::Darwin>::new(&settings)));
+        on(row.illumos, &|| Box::new(Running::<sim::Illumos>::new(&settings)));
     }
+}
+
+/// All tables of rows.
+const TABLES: [&[Row]; 10] = [
+    limits::ROWS,
+    mapping::MAKING,
+    mapping::REPLACING,
+    giving_back::ROWS,
+    giving_back::RESIDENT,
+    removing::ROWS,
+    forking::ROWS,
+    execution::ROWS,
+    sizes::ROWS,
+    superpages::ROWS,
+];
+
+#[test]
+fn every_question_is_answered_for_every_kernel_that_was_asked() {
+    asked::check(TABLES.into_iter().flatten());
+}
+
+#[test]
+fn lengths_and_places_that_no_test_has_are_answered_as_they_were_seen_to_be() {
+    check(sizes::ROWS);
+}
+
+#[test]
+fn windows_answers_as_its_reference_says() {
+    windows::check();
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::process::{ANON, FIXED, GUARD, NONE, PAGE, RW};
-use super::{Row, plain};
+use super::{Row, UNASKED, plain};
 
 pub(crate) const MAKING: &[Row] = &[
     Row {
@@ -13,6 +13,9 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[22, 12, 12, 12],
         openbsd: &[22, 22, 12, 12],
         netbsd: &[0, 0, 12, 12],
+        dragonfly: &[22, 22, 12, 12],
+        darwin: &[22, 22, 12, 12],
+        ..UNASKED
     },
     Row {
         question: "8c: neither shared nor private; both",
@@ -21,6 +24,9 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[0, 22],
         openbsd: &[0, 22],
         netbsd: &[0, 22],
+        dragonfly: &[0, 0],
+        darwin: &[22, 0],
+        illumos: &[22, 22],
     },
     Row {
         question: "8d: protection 0x40; flag 0x100; flag 0x10000",
@@ -33,6 +39,8 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[22, 22, 22],
         openbsd: &[22, 0, 22],
         netbsd: &[0, 0, 0],
+        darwin: &[0, 0, 22],
+        ..UNASKED
     },
     Row {
         question: "8e: a hint that is taken: pages between it and the mapping",
@@ -47,6 +55,9 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[4],
         openbsd: &[4],
         netbsd: &[-4],
+        dragonfly: &[4],
+        darwin: &[4],
+        ..UNASKED
     },
     Row {
         question: "8f: without randomized addresses: a free hint; a free hole inside a mapping",
@@ -61,6 +72,9 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[1, 1],
         openbsd: &[1, 1],
         netbsd: &[1, 1],
+        dragonfly: &[1, 1],
+        darwin: &[1, 1],
+        illumos: &[1, 1],
     },
     Row {
         question: "8f: with randomized addresses: a free hint; a free hole inside a mapping",
@@ -73,8 +87,7 @@ pub(crate) const MAKING: &[Row] = &[
                 .into()
         },
         freebsd: &[0, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "8g: an unaligned hint is rounded up; a hint among the kernel's addresses",
@@ -87,31 +100,9 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[1, 0],
         openbsd: &[1, 12],
         netbsd: &[1, 0],
-    },
-    Row {
-        question: "8h, 8i: FIXED at 0; a kernel address; 1 << 47; running past the end",
-        settings: plain,
-        ask: |process| {
-            let end = 1usize << 47;
-            [(0, PAGE), (1 << 63, PAGE), (end, PAGE), (end - PAGE, 2 * PAGE)]
-                .map(|(address, len)| process.try_map(address, len, RW, ANON | FIXED))
-                .into()
-        },
-        freebsd: &[22, 22, 22, 22],
-        openbsd: &[22, 22, 22, 22],
-        netbsd: &[13, 27, 27, 27],
-    },
-    Row {
-        question: "8i: FIXED at the last pages below 1 << 47",
-        settings: plain,
-        ask: |process| {
-            let last = (1usize << 47) - PAGE;
-            [last, last - PAGE].map(|at| process.try_map(at, PAGE, RW, ANON | FIXED)).into()
-        },
-        // FreeBSD maps them; here they are outside the space of the process, and taken.
-        freebsd: &[12, 12],
-        openbsd: &[22, 22],
-        netbsd: &[27, 27],
+        dragonfly: &[1, 12],
+        darwin: &[1, 0],
+        illumos: &[0, 0],
     },
     Row {
         question: "8j: 'do not replace' over a mapping; on free space: is it there",
@@ -128,6 +119,8 @@ pub(crate) const MAKING: &[Row] = &[
         openbsd: &[12, 1],
         // It goes elsewhere.
         netbsd: &[0, 1],
+        dragonfly: &[12, 1],
+        ..UNASKED
     },
     Row {
         question: "8j: the same without FIXED",
@@ -135,7 +128,7 @@ pub(crate) const MAKING: &[Row] = &[
         ask: |process| vec![process.try_map(0, PAGE, RW, ANON | process.no_replace() & !FIXED)],
         freebsd: &[22],
         openbsd: &[22],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "8j: 'do not replace' over a guard",
@@ -145,8 +138,7 @@ pub(crate) const MAKING: &[Row] = &[
             vec![process.try_map(guard, PAGE, RW, ANON | process.no_replace())]
         },
         freebsd: &[12],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "9a: MAP_ALIGNED(n) for 12, 16, 21, 47, 48, 63, 2, 11",
@@ -162,8 +154,8 @@ pub(crate) const MAKING: &[Row] = &[
                 .into()
         },
         freebsd: &[0, 0, 0, 12, 12, 12, 22, 22],
-        openbsd: &[],
         netbsd: &[0, 0, 0, 12, 12, 12, 22, 22],
+        ..UNASKED
     },
     Row {
         question: "9a: MAP_ALIGNED(1)",
@@ -171,8 +163,8 @@ pub(crate) const MAKING: &[Row] = &[
         ask: |process| vec![process.try_map(0, 2 * PAGE, RW, ANON | 1 << 24)],
         // MAP_ALIGNED_SUPER.
         freebsd: &[0],
-        openbsd: &[],
         netbsd: &[22],
+        ..UNASKED
     },
     Row {
         question: "9b: MAP_ALIGNED(21) with a misaligned hint: aligned, and on which side of it; \
@@ -188,8 +180,8 @@ pub(crate) const MAKING: &[Row] = &[
             ]
         },
         freebsd: &[0, 1, 0],
-        openbsd: &[],
         netbsd: &[0, -1, 22],
+        ..UNASKED
     },
     Row {
         question: "9c: MAP_ALIGNED_SUPER: 4 MiB aligned to 2 MiB; 1 MiB, below what is there, not",
@@ -204,8 +196,7 @@ pub(crate) const MAKING: &[Row] = &[
                 .into()
         },
         freebsd: &[1, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "9d: a guard: mprotect RW, and does it do anything; advice; mincore; mlock",
@@ -221,8 +212,7 @@ pub(crate) const MAKING: &[Row] = &[
             answers
         },
         freebsd: &[0, -1, 0, 0, 0, 0, 12, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "9d: FIXED RW over part of a guard, and what is beside it; a guard over RW; with \
@@ -243,19 +233,10 @@ pub(crate) const MAKING: &[Row] = &[
             answers
         },
         freebsd: &[0, 0, 3, 0, 0, -1, 22, 22, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
-        question: "1b: more than there is: 1 << 47",
-        settings: plain,
-        ask: |process| vec![process.try_map(0, 1 << 47, NONE, ANON)],
-        freebsd: &[12],
-        openbsd: &[12],
-        netbsd: &[12],
-    },
-    Row {
-        question: "8b: anonymous memory at offset 4096; at offset 1: error or bytes added; with \
+        question: "8b: anonymous memory at offset 4096; at offset 1 (error or bytes added); with \
             descriptor 0; 99",
         settings: plain,
         ask: |process| {
@@ -269,6 +250,8 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[22, 22, 22, 22],
         openbsd: &[0, 1, 22, 22],
         netbsd: &[0, 1, 22, 22],
+        dragonfly: &[22, 22, 22, 22],
+        ..UNASKED
     },
     Row {
         question: "8k: MAP_STACK of 64 KiB",
@@ -277,22 +260,8 @@ pub(crate) const MAKING: &[Row] = &[
         freebsd: &[0],
         openbsd: &[0],
         netbsd: &[0],
-    },
-    Row {
-        question: "8k: MAP_32BIT where nothing below 4 GiB is free",
-        settings: plain,
-        ask: |process| {
-            let answer = process.try_map(0, PAGE, RW, ANON | 0x8_0000);
-            // Windows keeps the heap that the process lives on below 4 GiB.
-            match process.free_place() >> 32 {
-                0 => vec![if answer == 0 { 12 } else { answer + 100 }],
-                _ => vec![answer],
-            }
-        },
-        // Seen: a low address. Here the process has none.
-        freebsd: &[12],
-        openbsd: &[],
-        netbsd: &[],
+        dragonfly: &[0],
+        ..UNASKED
     },
     Row {
         question: "8k: mquery: is what it names free; of a taken address; of a free one",
@@ -304,9 +273,8 @@ pub(crate) const MAKING: &[Row] = &[
             let fixed = |at| process.query(at, PAGE, true).map_or_else(|errno| errno, |_| 0);
             vec![free, fixed(taken), fixed(process.free_place())]
         },
-        freebsd: &[],
         openbsd: &[0, 22, 0],
-        netbsd: &[],
+        ..UNASKED
     },
 ];
 
@@ -322,6 +290,9 @@ pub(crate) const REPLACING: &[Row] = &[
         freebsd: &[0, 7, 0, 0, 7],
         openbsd: &[0, 7, 0, 0, 7],
         netbsd: &[0, 7, 0, 0, 7],
+        dragonfly: &[0, 7, 0, 0, 7],
+        darwin: &[0, 7, 0, 0, 7],
+        illumos: &[0, 7, 0, 0, 7],
     },
     Row {
         question: "5a: mincore after it",
@@ -332,8 +303,10 @@ pub(crate) const REPLACING: &[Row] = &[
             process.mincore(start, 4)
         },
         freebsd: &[0, 0, 0x1f, 0x1f],
-        openbsd: &[],
         netbsd: &[0, 0, 1, 1],
+        dragonfly: &[0, 0, 1, 1],
+        darwin: &[0x80, 0x80, 0x87, 0x87],
+        ..UNASKED
     },
     Row {
         question: "5b: FIXED NONE over touched pages, then mprotect RW",
@@ -348,6 +321,9 @@ pub(crate) const REPLACING: &[Row] = &[
         freebsd: &[0, -1, 0, 0, 7],
         openbsd: &[0, -1, 0, 0, 7],
         netbsd: &[0, -1, 0, 0, 7],
+        dragonfly: &[0, -1, 0, 0, 7],
+        darwin: &[0, -1, 0, 0, 7],
+        illumos: &[0, -1, 0, 0, 7],
     },
     Row {
         question: "5c: FIXED at an unaligned address; 100 bytes; half over a hole",
@@ -363,6 +339,9 @@ pub(crate) const REPLACING: &[Row] = &[
         freebsd: &[22, 0, 0, 7, 0],
         openbsd: &[22, 0, 0, 7, 0],
         netbsd: &[22, 0, 0, 7, 0],
+        dragonfly: &[22, 0, 0, 7, 0],
+        darwin: &[22, 0, 0, 7, 0],
+        illumos: &[22, 0, 0, 7, 0],
     },
     Row {
         question: "5d: FIXED refused by RLIMIT_DATA: is what was there still there",
@@ -371,8 +350,7 @@ pub(crate) const REPLACING: &[Row] = &[
             let start = process.touched(4);
             vec![process.try_map(start, 4 * PAGE, RW, ANON | FIXED), process.read(start)]
         },
-        freebsd: &[],
         openbsd: &[12, 7],
-        netbsd: &[],
+        ..UNASKED
     },
 ];

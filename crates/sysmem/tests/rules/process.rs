@@ -1,8 +1,14 @@
+//! A process on one of the simulated Unixes, which is asked the questions.
+
+mod numbers;
+
 use std::ffi::CStr;
 
-use sysmem::calls::{Mincore, Minherit, Seal, Sysctl, SysctlByName, UnixCalls};
-use sysmem::sim::{self, Bsd, Settings, Simulated};
+use sysmem::calls::UnixCalls;
+use sysmem::sim::{Backing, Settings, Simulated};
 use sysmem::{Errno, PageRange, Protection};
+
+pub(crate) use numbers::Numbers;
 
 pub(crate) const PAGE: usize = 4096;
 pub(crate) const NONE: i32 = 0;
@@ -68,6 +74,10 @@ pub(crate) trait Process {
     fn charged(&self) -> i64;
     /// Pages of the process, as the kernel tells it.
     fn size(&self) -> i64;
+    /// Where the program itself lies.
+    fn program(&self) -> usize;
+    /// Maps pages for another part of the process.
+    fn occupy(&self, address: usize, npages: usize);
     /// What each page allows: 0 nothing, 1 reading, 3 writing too, -1 not mapped.
     fn protections(&self, address: usize, npages: usize) -> Vec<i64>;
 }
@@ -112,141 +122,12 @@ pub(crate) struct Running<S: Numbers>(Simulated<S>);
 
 impl<S: Numbers> Running<S> {
     pub(crate) fn new(settings: &Settings) -> Running<S> {
-        Running(Simulated::start(settings.clone()))
-    }
-}
-
-/// What is different about asking each system.
-pub(crate) trait Numbers: Bsd {
-    const NAME: &'static str;
-    const FREE: i32;
-    const NO_REPLACE: i32;
-    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno>;
-    fn charged(_kernel: &Simulated<Self>) -> i64 {
-        0
-    }
-    fn size(kernel: &Simulated<Self>) -> i64;
-    fn resident(kernel: &Simulated<Self>) -> i64;
-    const STACK: i32;
-    fn query(_: &Simulated<Self>, _: usize, _: usize, _: bool) -> Result<usize, Errno> {
-        panic!("{} has no mquery", Self::NAME)
-    }
-    fn seal(_: &Simulated<Self>, _: PageRange) -> Result<(), Errno> {
-        panic!("{} has no mimmutable", Self::NAME)
-    }
-    fn fact(_: &Simulated<Self>, _: &CStr, _: &mut [u8]) -> Result<usize, Errno> {
-        panic!("{} was not asked", Self::NAME)
-    }
-    fn inherit(kernel: &Simulated<Self>, range: PageRange, inherit: i32) -> Result<(), Errno>;
-}
-
-fn field<K: Sysctl>(kernel: &K, mib: &[i32], at: usize, len: usize) -> i64 {
-    let mut value = [0; 2048];
-    kernel.sysctl(mib, &mut value).unwrap();
-    let mut number = [0; 8];
-    number[..len].copy_from_slice(&value[at..at + len]);
-    i64::from_le_bytes(number)
-}
-
-fn inherit<K: Minherit>(kernel: &K, range: PageRange, inherit: i32) -> Result<(), Errno> {
-    // SAFETY: the memory is the simulated process's.
-    unsafe { kernel.minherit(range.start, range.len, inherit) }
-}
-
-impl Numbers for sim::FreeBsd {
-    const NAME: &'static str = "FreeBSD";
-    const FREE: i32 = 5;
-    const NO_REPLACE: i32 = FIXED | 0x4000;
-
-    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno> {
-        kernel.mincore(at, residency.len() * PAGE, residency)
-    }
-
-    fn charged(kernel: &Simulated<Self>) -> i64 {
-        const RESERVED: &CStr = c"vm.swap_reserved";
-        let mut value = [0; 8];
-        assert_eq!(kernel.sysctl_by_name(RESERVED, &mut value), Ok(8));
-        i64::from_le_bytes(value)
-    }
-
-    fn size(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 14, 1, kernel.process_id()], 256, 8) / PAGE as i64
-    }
-
-    fn resident(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 14, 1, kernel.process_id()], 264, 8)
-    }
-
-    const STACK: i32 = 0x400;
-
-    fn fact(kernel: &Simulated<Self>, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
-        kernel.sysctl_by_name(name, value)
-    }
-
-    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
-        inherit(kernel, range, number)
-    }
-}
-
-impl Numbers for sim::OpenBsd {
-    const NAME: &'static str = "OpenBSD";
-    const FREE: i32 = 6;
-    const NO_REPLACE: i32 = FIXED | 0x800;
-
-    fn mincore(_: &Simulated<Self>, _: *mut u8, _: &mut [u8]) -> Result<(), Errno> {
-        panic!("OpenBSD has no mincore")
-    }
-
-    fn size(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 66, 1, kernel.process_id(), 648, 1], 392, 4)
-    }
-
-    fn resident(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 66, 1, kernel.process_id(), 648, 1], 384, 4)
-    }
-
-    const STACK: i32 = 0x4000;
-
-    fn query(
-        kernel: &Simulated<Self>,
-        address: usize,
-        len: usize,
-        fixed: bool,
-    ) -> Result<usize, Errno> {
-        kernel.mquery(address, len, fixed)
-    }
-
-    fn seal(kernel: &Simulated<Self>, range: PageRange) -> Result<(), Errno> {
-        // SAFETY: the memory is the simulated process's.
-        unsafe { kernel.seal(range.start, range.len) }
-    }
-
-    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
-        inherit(kernel, range, number)
-    }
-}
-
-impl Numbers for sim::NetBsd {
-    const NAME: &'static str = "NetBSD";
-    const FREE: i32 = 6;
-    const NO_REPLACE: i32 = 0x400;
-
-    fn mincore(kernel: &Simulated<Self>, at: *mut u8, residency: &mut [u8]) -> Result<(), Errno> {
-        kernel.mincore(at, residency.len() * PAGE, residency)
-    }
-
-    fn size(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 47, 1, kernel.process_id(), 680, 1], 664, 8)
-    }
-
-    fn resident(kernel: &Simulated<Self>) -> i64 {
-        field(kernel, &[1, 47, 1, kernel.process_id(), 680, 1], 432, 4)
-    }
-
-    const STACK: i32 = 0x2000;
-
-    fn inherit(kernel: &Simulated<Self>, range: PageRange, number: i32) -> Result<(), Errno> {
-        inherit(kernel, range, number)
+        let mut settings = settings.clone();
+        if let Backing::Addresses { start } = settings.backing {
+            // As many as the system has.
+            settings.space = S::USER_END - start;
+        }
+        Running(Simulated::start(settings))
     }
 }
 
@@ -287,7 +168,7 @@ impl<S: Numbers> Process for Running<S> {
 
     fn mmap(&self, address: usize, len: usize, bits: i32, flags: i32) -> Result<usize, i64> {
         // SAFETY: see above.
-        unsafe { self.0.mmap(self.at(address), len, bits, flags) }
+        unsafe { self.0.mmap(self.at(address), len, bits, S::flags(flags)) }
             .map(|start| start.expose_provenance())
             .map_err(|errno| errno.0.into())
     }
@@ -319,7 +200,8 @@ impl<S: Numbers> Process for Running<S> {
         file: i32,
         offset: usize,
     ) -> Result<usize, i64> {
-        self.0.mmap_of(0, len, bits, flags, (file, offset)).map_err(|errno| errno.0.into())
+        S::mmap_of(&self.0, (len, bits, S::flags(flags)), (file, offset))
+            .map_err(|errno| errno.0.into())
     }
 
     fn stack(&self) -> i32 {
@@ -358,7 +240,7 @@ impl<S: Numbers> Process for Running<S> {
     fn fork_advised(&self, advice: &[(usize, i32)]) -> Vec<i64> {
         let child = self.0.fork().unwrap();
         for &(address, advice) in advice {
-            child.madvise(address, PAGE, advice);
+            S::madvise_of(&child, address, advice);
         }
         let see = |&(address, _): &(usize, i32)| child.read(address).map_or(-1, i64::from);
         advice.iter().map(see).collect()
@@ -407,6 +289,14 @@ impl<S: Numbers> Process for Running<S> {
 
     fn size(&self) -> i64 {
         S::size(&self.0)
+    }
+
+    fn program(&self) -> usize {
+        S::PROGRAM
+    }
+
+    fn occupy(&self, address: usize, npages: usize) {
+        self.0.occupy(address..address + npages * PAGE);
     }
 
     fn protections(&self, address: usize, npages: usize) -> Vec<i64> {

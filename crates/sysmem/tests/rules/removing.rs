@@ -1,5 +1,5 @@
 use super::process::{NONE, PAGE, READ, RW};
-use super::{Row, plain};
+use super::{Row, UNASKED, plain};
 
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -13,6 +13,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 7],
         openbsd: &[0, 0, 7],
         netbsd: &[0, 0, 7],
+        dragonfly: &[0, 0, 7],
+        darwin: &[0, 0, 7],
+        illumos: &[0, 0, 7],
     },
     Row {
         question: "2a: mincore of what allows nothing",
@@ -23,8 +26,8 @@ pub(crate) const ROWS: &[Row] = &[
             process.mincore(start, 1)
         },
         freebsd: &[0],
-        openbsd: &[],
         netbsd: &[1],
+        ..UNASKED
     },
     Row {
         question: "2b: mprotect of nothing; from an unaligned address; of 100 bytes",
@@ -43,6 +46,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0, 3, 1, 1, 3, 1, 3],
         openbsd: &[0, 0, 0, 3, 1, 1, 3, 1, 3],
         netbsd: &[0, 0, 0, 3, 1, 1, 3, 1, 3],
+        dragonfly: &[0, 0, 0, 3, 1, 1, 3, 1, 3],
+        darwin: &[0, 22, 0, 3, 3, 3, 3, 1, 3],
+        illumos: &[22, 22, 0, 3, 3, 3, 3, 1, 3],
     },
     Row {
         question: "2c: mprotect over a hole: both sides; of nothing mapped; protection 0x40",
@@ -59,6 +65,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 1, -1, 1, 0, 22],
         openbsd: &[0, 1, -1, 1, 0, 22],
         netbsd: &[0, 1, -1, 1, 0, 0],
+        dragonfly: &[0, 1, -1, 1, 0, 0],
+        darwin: &[12, 3, -1, 3, 12, 0],
+        illumos: &[12, 1, -1, 3, 12, 48],
     },
     Row {
         question: "7a: munmap of a part: the rest is kept",
@@ -71,6 +80,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 7, -1, 7],
         openbsd: &[0, 7, -1, 7],
         netbsd: &[0, 7, -1, 7],
+        dragonfly: &[0, 7, -1, 7],
+        darwin: &[0, 7, -1, 7],
+        illumos: &[0, 7, -1, 7],
     },
     Row {
         question: "7b: munmap of the same hole again; of what was never mapped; over a hole",
@@ -86,6 +98,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 0],
         openbsd: &[22, 22, 22],
         netbsd: &[0, 0, 0],
+        dragonfly: &[22, 22, 22],
+        darwin: &[0, 0, 0],
+        illumos: &[0, 0, 0],
     },
     Row {
         question: "7c: pages removed by munmap(p+1, 4096); (p+1, 4095); (p, 100)",
@@ -102,6 +117,8 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[2, 1, 1],
         openbsd: &[2, 1, 1],
         netbsd: &[2, 1, 1],
+        dragonfly: &[2, 1, 1],
+        ..UNASKED
     },
     Row {
         question: "7d: munmap of nothing, aligned; unaligned; is anything gone",
@@ -114,6 +131,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[22, 22, 7],
         openbsd: &[0, 22, 7],
         netbsd: &[0, 0, 7],
+        dragonfly: &[0, 0, 7],
+        darwin: &[22, 22, 7],
+        illumos: &[22, 22, 7],
     },
     Row {
         question: "7e: munmap at 0; at a kernel address; at 1 << 47; past the end of all addresses",
@@ -130,6 +150,7 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[22, 22, 22, 22],
         openbsd: &[22, 22, 22, 22],
         netbsd: &[0, 22, 22, 22],
+        ..UNASKED
     },
     Row {
         question: "14f: mincore over a hole; of nothing mapped",
@@ -139,8 +160,11 @@ pub(crate) const ROWS: &[Row] = &[
             [process.mincore(start, 3), process.mincore(process.free_place(), 1)].concat()
         },
         freebsd: &[12, 12],
-        openbsd: &[],
         netbsd: &[12, 12],
+        dragonfly: &[1, 0, 1, 0],
+        darwin: &[0x87, 0x80, 0x87, 0x80],
+        illumos: &[12, 12],
+        ..UNASKED
     },
     Row {
         question: "11b: minherit with a bad number; unaligned; over a hole",
@@ -156,6 +180,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[22, 0, 0],
         openbsd: &[22, 0, 0],
         netbsd: &[22, 0, 0],
+        dragonfly: &[22, 0, 0],
+        darwin: &[22, 0, 0],
+        ..UNASKED
     },
     Row {
         question: "11a, 11b: minherit to zeros, of RW; of NONE; by the other systems' number",
@@ -172,6 +199,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0, 22],
         openbsd: &[0, 1, 22],
         netbsd: &[0, 0, 22],
+        dragonfly: &[22, 22, 22],
+        darwin: &[22, 22, 22],
+        ..UNASKED
     },
     Row {
         question: "12b: mlock of NONE; over a hole; of nothing; unaligned",
@@ -188,6 +218,8 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[12, 12, 0, 0],
         openbsd: &[0, 12, 0, 0],
         netbsd: &[22, 22, 0, 0],
+        dragonfly: &[12, 12, 0, 0],
+        ..UNASKED
     },
     Row {
         question: "12c: munlock of what is not locked; over a hole",
@@ -199,6 +231,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 12],
         openbsd: &[0, 12],
         netbsd: &[22, 22],
+        dragonfly: &[12, 12],
+        darwin: &[12, 12],
+        illumos: &[0, 12],
     },
     Row {
         question: "12d: mlock beyond RLIMIT_MEMLOCK",
@@ -210,6 +245,9 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[12, 0],
         openbsd: &[35, 0],
         netbsd: &[35, 0],
+        dragonfly: &[12, 0],
+        darwin: &[35, 0],
+        illumos: &[11, 0],
     },
     Row {
         question: "12a: untouched pages are resident once they are locked",
@@ -220,8 +258,10 @@ pub(crate) const ROWS: &[Row] = &[
             process.mincore(start, 2).into_iter().map(|byte| byte & 1).collect()
         },
         freebsd: &[1, 1],
-        openbsd: &[],
         netbsd: &[1, 1],
+        dragonfly: &[1, 1],
+        illumos: &[1, 1],
+        ..UNASKED
     },
     Row {
         question: "12e: of locked memory: mprotect NONE; munmap",
@@ -234,5 +274,8 @@ pub(crate) const ROWS: &[Row] = &[
         freebsd: &[0, 0],
         openbsd: &[0, 0],
         netbsd: &[0, 0],
+        dragonfly: &[0, 0],
+        darwin: &[0, 0],
+        illumos: &[0, 0],
     },
 ];

@@ -2,8 +2,8 @@
 
 use sysmem::sim::Settings;
 
-use super::Row;
 use super::process::{DONTNEED, PAGE, Process, READ, RW};
+use super::{Row, UNASKED};
 
 const NPAGES: usize = 16;
 const LEN: usize = NPAGES * PAGE;
@@ -51,8 +51,7 @@ pub(crate) const ROWS: &[Row] = &[
             ]
         },
         freebsd: &[1, -2, PAGE as i64, LEN as i64],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13b: fully touched; committed page by page; first byte only",
@@ -72,16 +71,14 @@ pub(crate) const ROWS: &[Row] = &[
             [whole.to_vec(), pages.to_vec(), vec![resident]].concat()
         },
         freebsd: &[0x3f, 0x3f, 0x3f, 0x3f, 1],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13b: fully touched, superpages off",
         settings: no_superpages,
         ask: |process| told(process, touched(process)).to_vec(),
         freebsd: &[0x1f, 0x1f],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: one page read-only; RW again and touched",
@@ -95,8 +92,7 @@ pub(crate) const ROWS: &[Row] = &[
             [broken, told(process, start)].concat()
         },
         freebsd: &[0x1f, 0xb, 0x3f, 0x3f],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: MADV_FREE of one page, contents; written to",
@@ -109,8 +105,7 @@ pub(crate) const ROWS: &[Row] = &[
             [broken, told(process, start).to_vec()].concat()
         },
         freebsd: &[0x1f, 0, 7, 0x3f, 0x3f],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: MADV_FREE of one page, superpages off",
@@ -121,8 +116,7 @@ pub(crate) const ROWS: &[Row] = &[
             told(process, start).to_vec()
         },
         freebsd: &[0x1f, 1],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: munmap of one page: the rest",
@@ -133,8 +127,7 @@ pub(crate) const ROWS: &[Row] = &[
             [process.mincore(start, ODD), process.mincore(odd(start) + PAGE, 1)].concat()
         },
         freebsd: &[0x1f; ODD + 1],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: MADV_FREE, MADV_DONTNEED of the whole: mincore, contents, the resident set",
@@ -151,8 +144,7 @@ pub(crate) const ROWS: &[Row] = &[
             answers
         },
         freebsd: &[1, 1, 7, 0, 1, 1, 7, 0],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
     Row {
         question: "13c: the process while a child lives; after it has written to all pages again",
@@ -169,7 +161,6 @@ pub(crate) const ROWS: &[Row] = &[
             told_now.into_inner()
         },
         freebsd: &[0x2b, 0x2b, 0x3f, 0x3f],
-        openbsd: &[],
-        netbsd: &[],
+        ..UNASKED
     },
 ];

@@ -48,7 +48,7 @@ fn settings<S: System>() -> impl Strategy<Value = Settings> {
                 aslr,
                 ..match backing {
                     Backing::Heap => Settings::heap(2048 * page_size),
-                    Backing::Real => Settings::real(1 << 34),
+                    _ => Settings::real(1 << 34),
                 }
             }
         })
