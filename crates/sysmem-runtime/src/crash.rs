@@ -11,6 +11,8 @@ mod needed;
 #[cfg(test)]
 mod tests;
 
+use needed::Needed;
+
 /// What [`fault_all`] takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultAll {
@@ -19,6 +21,9 @@ pub enum FaultAll {
     /// Every private anonymous mapping of the process, whoever made it, but those that code needs
     /// to run: stacks that the system marks, the stack and the variables of the thread that does
     /// it, and the variables that programs and libraries begin with.
+    ///
+    /// On Windows the variables of a thread lie on the process's heap, the first part of which is
+    /// left.
     ///
     /// The list of mappings is the system's ([`usage::mappings`](sysmem::usage::mappings) says how
     /// it is had), and where that cannot be read the answer is its error. FreeBSD, NetBSD and
@@ -79,9 +84,9 @@ pub unsafe fn fault_all<O: Usage>(os: &O, what: FaultAll) -> Result<FaultAllOutc
 #[track_caller]
 unsafe fn fault_ours(os: &impl Os) -> FaultAllOutcome {
     let mut outcome = FaultAllOutcome::default();
-    let needed = needed::addresses();
+    let needed = Needed::now();
     for found in os.registry().reservations() {
-        if holds_any(found.address(), found.len(), &needed) {
+        if needed.lies_in(found.address(), found.len()) {
             outcome.left_needed += found.len();
             continue;
         }
@@ -110,7 +115,7 @@ unsafe fn fault_process<O: Os>(
     os: &O,
     list: impl Fn(&mut [u8], &mut dyn FnMut(&Mapping<'_>)) -> Result<(), Error>,
 ) -> Result<FaultAllOutcome, Error> {
-    let needed = needed::addresses();
+    let needed = Needed::now();
     let mut len = FIRST_BUFFER;
     loop {
         let mut notes = Notes::alloc(os, len)?;
@@ -183,7 +188,7 @@ enum Fate {
 }
 
 /// `file_end` is where the last mapping of a file before it ends.
-fn fate_of(mapping: &Mapping<'_>, file_end: usize, needed: &[usize]) -> Fate {
+fn fate_of(mapping: &Mapping<'_>, file_end: usize, needed: &Needed) -> Fate {
     match mapping.kind {
         MappingKind::System => Fate::Kernel,
         MappingKind::SharedMemory => Fate::Shared,
@@ -194,13 +199,9 @@ fn fate_of(mapping: &Mapping<'_>, file_end: usize, needed: &[usize]) -> Fate {
         MappingKind::Stack => Fate::Needed,
         // Variables that begin as zero lie behind those of the file (elf(5), .bss).
         MappingKind::Anonymous if mapping.start == file_end => Fate::Needed,
-        _ if holds_any(mapping.start, mapping.len(), needed) => Fate::Needed,
+        _ if needed.lies_in(mapping.start, mapping.len()) => Fate::Needed,
         MappingKind::Anonymous | MappingKind::Named | MappingKind::ProgramBreak => Fate::Faults,
     }
-}
-
-fn holds_any(start: usize, len: usize, addresses: &[usize]) -> bool {
-    addresses.iter().any(|address| address.checked_sub(start).is_some_and(|offset| offset < len))
 }
 
 /// Memory to take the list down in, which goes when it is dropped.

@@ -26,8 +26,8 @@ fn is_committed(address: *const u8) -> bool {
     region.State == MEM_COMMIT
 }
 
-/// The heap is gone afterwards, and with it what the system needs to end a process in good order:
-/// it is ended at once.
+/// Much of the heap is gone afterwards, and with it what the system needs to end a process in good
+/// order: it is ended at once.
 #[test]
 fn the_whole_process_faults_but_for_what_does_it() {
     let test = "the_whole_process_faults_but_for_what_does_it";

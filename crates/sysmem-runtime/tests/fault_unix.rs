@@ -78,7 +78,7 @@ fn an_overflow_of_a_stack_of_ours_is_reported_from_the_alternate_stack() {
     let ended = child::run(test, "overflow", || {
         report_faults();
         let len = 64 * page_size();
-        let options = ReserveOptions::new(len);
+        let options = ReserveOptions::new(len).stacks(true);
         let mut memory = Reservation::reserve_in(Native::NEW, options, &STACKS).unwrap();
         memory.map(0, len, Protection::ReadWrite).unwrap();
         memory.used(0, len).unwrap();

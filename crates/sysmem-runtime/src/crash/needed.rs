@@ -2,14 +2,39 @@
 
 use core::hint::black_box;
 
-/// Addresses in the mappings that the calling thread needs: its stack; its control block, behind
-/// or before which its variables lie; `errno`, which some systems keep elsewhere; on Windows what
-/// the system keeps of the process in its own memory.
-pub(super) fn addresses() -> [usize; 4] {
-    let on_stack = 0u8;
-    let stack = black_box(&raw const on_stack).addr();
-    let thread = thread();
-    [stack, thread, errno(), process(thread)]
+/// Addresses in the mappings that the calling thread needs.
+#[derive(Clone, Copy)]
+pub(super) struct Needed {
+    /// On its stack; of its control block, beside which its variables lie; of what else there is.
+    known: [usize; 3],
+    /// Where the system notes down what it knows of the thread, pointers among it, and how many
+    /// words that is.
+    notes: (*const usize, usize),
+}
+
+impl Needed {
+    /// What the calling thread needs.
+    pub(super) fn now() -> Needed {
+        let on_stack = 0u8;
+        let stack = black_box(&raw const on_stack).addr();
+        let thread = thread();
+        Needed { known: [stack, thread, elsewhere()], notes: notes(thread) }
+    }
+
+    /// What a thread would need that these addresses are known of.
+    #[cfg(test)]
+    pub(super) const fn of(known: [usize; 3]) -> Needed {
+        Needed { known, notes: (core::ptr::null(), 0) }
+    }
+
+    /// Whether something of it lies in a range.
+    pub(super) fn lies_in(&self, start: usize, len: usize) -> bool {
+        let inside = |address: usize| address.checked_sub(start).is_some_and(|at| at < len);
+        let (first, count) = self.notes;
+        self.known.into_iter().any(inside)
+            // SAFETY: so many words of the calling thread's own.
+            || (0..count).any(|index| inside(unsafe { first.add(index).read_volatile() }))
+    }
 }
 
 /// The control block begins with its own address (ELF Handling For Thread-Local Storage, 4.2), on
@@ -84,23 +109,25 @@ fn thread() -> usize {
     0
 }
 
-/// `TEB::ProcessEnvironmentBlock`.
+/// The thread environment block, which points to the thread's variables, to what the system keeps
+/// for it, and to the process's block: whatever one of its words may point to is left. (The variables
+/// lie on the process's heap, the first part of which so stays.)
 #[cfg(all(windows, target_pointer_width = "64"))]
-fn process(thread: usize) -> usize {
-    const PROCESS_ENVIRONMENT_BLOCK: usize = 0x60;
-    let field = core::ptr::with_exposed_provenance::<usize>(thread + PROCESS_ENVIRONMENT_BLOCK);
-    // SAFETY: a field of the calling thread's block.
-    unsafe { field.read() }
+fn notes(thread: usize) -> (*const usize, usize) {
+    /// Of `struct _TEB`, which has grown at its end: 0x1838 bytes since Windows 8.
+    const LEN: usize = 0x1800;
+    (core::ptr::with_exposed_provenance(thread), LEN / size_of::<usize>())
 }
 
-/// There is none.
+/// There are none, or not known.
 #[cfg(not(all(windows, target_pointer_width = "64")))]
-fn process(_thread: usize) -> usize {
-    0
+fn notes(_thread: usize) -> (*const usize, usize) {
+    (core::ptr::null(), 0)
 }
 
+/// `errno`, which some systems keep apart from the control block.
 #[cfg(unix)]
-fn errno() -> usize {
+fn elsewhere() -> usize {
     #[cfg(any(target_os = "illumos", target_os = "solaris"))]
     use libc::___errno as errno;
     #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
@@ -113,8 +140,14 @@ fn errno() -> usize {
     unsafe { errno() }.addr()
 }
 
-/// In the thread environment block.
-#[cfg(not(unix))]
-fn errno() -> usize {
+/// `KUSER_SHARED_DATA`, the kernel's page, which is at the same place in every process: each system
+/// call looks there how it is made.
+#[cfg(windows)]
+fn elsewhere() -> usize {
+    0x7ffe_0000
+}
+
+#[cfg(not(any(unix, windows)))]
+fn elsewhere() -> usize {
     0
 }

@@ -34,7 +34,9 @@ fn what_is_private_and_not_needed_faults() {
     use Fate::*;
     use MappingKind as Kind;
     let at = |kind| mapping((0x5000, 0x6000), kind, true);
-    let fate = |mapping: &Mapping<'_>, file_end| fate_of(mapping, file_end, &[0x5fff, 0]);
+    let fate = |mapping: &Mapping<'_>, file_end| {
+        fate_of(mapping, file_end, &super::Needed::of([0x5fff, 0, 0]))
+    };
     let needless = |kind| mapping((0x7000, 0x9000), kind, true);
     for (mapping, file_end, expected) in [
         (needless(Kind::Anonymous), 0, Faults),

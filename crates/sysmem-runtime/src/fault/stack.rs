@@ -31,7 +31,8 @@ impl AlternateStack {
         }
         let guard = Native::NEW.page_size();
         let room = ROOM.next_multiple_of(guard);
-        let mut memory = Reservation::reserve(ReserveOptions::new(guard + room), &STACKS)?;
+        let mut memory =
+            Reservation::reserve(ReserveOptions::new(guard + room).stacks(true), &STACKS)?;
         memory.map(guard, room, Protection::ReadWrite)?;
         memory.used(guard, room)?;
         let stack = libc::stack_t {

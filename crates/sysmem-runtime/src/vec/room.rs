@@ -177,8 +177,8 @@ impl<T, O: Os> VmVec<T, O> {
     /// each element.
     #[inline]
     fn with_room<R>(&mut self, work: impl FnOnce(&mut Room<T, O>) -> R) -> R {
-        // SAFETY: the copy replaces the original, and neither is dropped: if the work panics, what
-        // was committed before still is.
+        // SAFETY: the copy takes the place of the original, and neither is dropped here. (If the
+        // work panicked, which no system does, memory would be lost.)
         let mut room = ManuallyDrop::new(unsafe { ptr::read(&*self.room) });
         let result = work(&mut room);
         self.room = room;
