@@ -81,22 +81,38 @@ pub fn emulated() -> bool {
     cfg!(target_arch = "aarch64") && processor().contains("vendor_id")
 }
 
-/// Runs `work` in a copy of this process, whose standard error is not looked at.
+/// Runs `work` in a copy of this process. What it prints is seen where the test harness does not
+/// take it (`--nocapture`).
 #[cfg(unix)]
 fn forked(work: impl FnOnce()) -> Ended {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    let mut ends = [-1; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: they were just made, and nobody else has them.
+    let [mut said, mouth] = ends.map(|end| unsafe { File::from_raw_fd(end) });
     // SAFETY: the child does the work and ends.
     match unsafe { libc::fork() } {
         0 => {
+            // SAFETY: both descriptors are there.
+            unsafe { libc::dup2(mouth.as_raw_fd(), 2) };
+            drop((said, mouth));
             work();
-            // SAFETY: as above.
-            unsafe { libc::_exit(0) }
+            leave();
+            unreachable!()
         }
         child => {
+            drop(mouth);
+            let mut stderr = String::new();
+            said.read_to_string(&mut stderr).unwrap();
             let mut status = 0;
             // SAFETY: waits for the child just made.
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
-            Ended { signal, stderr: String::new() }
+            Ended { signal, stderr }
         }
     }
 }
