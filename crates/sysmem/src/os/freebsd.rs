@@ -7,7 +7,9 @@
 //!   charges its own length. Where `vm.overcommit` (tuning(7), a bit mask) enforces no limit,
 //!   neither is ever refused, and `mprotect` is cheaper. Where bit 0 (swap) or bit 1
 //!   (`RLIMIT_SWAP`) is set, memory is committed by fixed mappings, and `used` sets the protection
-//!   again: a renewal that was refused has left the range without.
+//!   again: a renewal that was refused has left the range without. The mask is read once for this,
+//!   so that the contract stays what it was; where it is set later and `mprotect` refused, a fixed
+//!   mapping is tried.
 //! - A fixed mapping refused by swap accounting answers EINVAL and has removed what was there.
 //!   Refused by `RLIMIT_AS` it answers ENOMEM and has not; what another answer leaves is found out
 //!   with mincore(2), which refuses unmapped ranges.
@@ -70,12 +72,18 @@ impl<K: UnixCalls + Mincore + Minherit + Sysctl + SysctlByName> FreeBsdCalls for
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FreeBsdRules;
 
-/// Whether the system refuses promises of memory.
+/// Whether the system refuses promises of memory now.
+fn enforces_swap(kernel: &impl SysctlByName) -> bool {
+    let mask = bsd::number(kernel, c"vm.overcommit").unwrap_or(0);
+    mask & (ENFORCE_SWAP | ENFORCE_RLIMIT_SWAP) != 0
+}
+
+/// Whether the system refused promises of memory when it was first asked, which decides the
+/// contract for good.
 fn strict_commit(kernel: &impl SysctlByName) -> bool {
     let known = &kernel.findings().strict_commit;
     known.known().unwrap_or_else(|| {
-        let mask = bsd::number(kernel, c"vm.overcommit").unwrap_or(0);
-        let strict = mask & (ENFORCE_SWAP | ENFORCE_RLIMIT_SWAP) != 0;
+        let strict = enforces_swap(kernel);
         known.set(strict);
         strict
     })
@@ -138,6 +146,11 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
         strict_commit(kernel)
     }
 
+    fn mapping_may_commit(errno: Errno) -> bool {
+        // Strict since it was last read: then a mapping charges less.
+        errno == ENOMEM
+    }
+
     fn used_protects(kernel: &K) -> bool {
         strict_commit(kernel)
     }
@@ -146,12 +159,11 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
         // Swap accounting refuses mmap with EINVAL. The ranges asked for are checked, so that
         // nothing else is invalid about them; a reservation is not charged, and may be misplaced.
         errno == ENOMEM
-            || errno == EINVAL && operation != Operation::Reserve && strict_commit(kernel)
+            || errno == EINVAL && operation != Operation::Reserve && enforces_swap(kernel)
     }
 
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
-        let maps = !matches!(operation, Operation::Protect | Operation::Used)
-            && (operation != Operation::Map || strict_commit(kernel));
+        let maps = !matches!(operation, Operation::Protect | Operation::Used);
         if maps {
             let limit = bsd::limit_met(kernel, RLIMIT_AS, address_space(kernel), len);
             if let Some(limit) = limit {
@@ -182,13 +194,17 @@ impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {
         align: usize,
         policy: Policy,
     ) -> Result<*mut u8, Errno> {
-        let flags = match align > os.kernel.page_size() {
-            true => bsd::map_aligned(align),
-            // A wish: less than a superpage is not aligned.
-            false => MAP_ALIGNED_SUPER,
-        };
-        // SAFETY: nothing is replaced.
-        unsafe { os.map_reserved(hint, len, flags, policy) }
+        // SAFETY: nothing is replaced, here and below.
+        let reserve = |flags| unsafe { os.map_reserved(hint, len, flags, policy) };
+        if align > os.kernel.page_size() {
+            return reserve(bsd::map_aligned(align));
+        }
+        match reserve(MAP_ALIGNED_SUPER) {
+            // The alignment is a wish, for which there may be no room where there is some without:
+            // the kernel looks for a place that is aligned only (vm_map.c, `vm_map_find`).
+            Err(ENOMEM) => reserve(0),
+            answer => answer,
+        }
     }
 
     fn huge_page_size(kernel: &K) -> Option<usize> {

@@ -85,6 +85,30 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         range.error(operation, kind)
     }
 
+    /// What is left to do for memory that mprotect(2) was refused to make accessible.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Os::map`].
+    #[cold]
+    unsafe fn map_refused(
+        &self,
+        range: PageRange,
+        protection: Protection,
+        policy: Policy,
+        errno: Errno,
+    ) -> Result<(), Error> {
+        // Over several mappings mprotect may have changed the first of them; putting those back
+        // joins mappings and needs none.
+        // SAFETY: the range is the caller's, and Reserved: nothing relies on its access.
+        let _ = unsafe { self.kernel.mprotect(range.start, range.len, PROT_NONE) };
+        if R::mapping_may_commit(errno) {
+            // SAFETY: as above, and nothing relies on its contents.
+            return unsafe { self.replace_by(Operation::Map, range, protection, policy) };
+        }
+        Err(self.refused(Operation::Map, range, errno))
+    }
+
     /// As [`refused`](Unix::refused), for what may be known already.
     #[cold]
     fn failed(&self, operation: Operation, range: PageRange, kind: ErrorKind) -> Error {
@@ -205,13 +229,8 @@ unsafe impl<K: UnixCalls, R: UnixRules<K>> Os for Unix<K, R> {
         let mapped = unsafe {
             self.kernel.mprotect(range.start, range.len, R::access_bits(protection, policy))
         };
-        mapped.map_err(|errno| {
-            // Over several mappings mprotect may have changed the first of them; putting those
-            // back joins mappings and needs none.
-            // SAFETY: as above.
-            let _ = unsafe { self.kernel.mprotect(range.start, range.len, PROT_NONE) };
-            self.refused(Operation::Map, range, errno)
-        })
+        // SAFETY: as above.
+        mapped.or_else(|errno| unsafe { self.map_refused(range, protection, policy, errno) })
     }
 
     #[inline]

@@ -119,6 +119,21 @@ fn freebsd_commits_by_mapping_where_swap_or_its_limit_is_enforced() {
 }
 
 #[test]
+fn freebsd_commits_by_mapping_what_it_is_refused_since_swap_is_enforced() {
+    // `vm.overcommit` was 0 when it was read. Since then mprotect charges the whole reservation.
+    let os = freebsd(0);
+    os.do_map(RW, PLAIN).unwrap();
+    os.kernel().answer(|asked| matches!(asked, Mprotect(_, _, 3)).then_some(Err(ENOMEM)));
+    os.do_map(RW, PLAIN).unwrap();
+    os.do_used().unwrap();
+    assert_eq!(
+        os.kernel().asked(),
+        [Mprotect(AT, LEN, 3), Mprotect(AT, LEN, 0), Mmap(AT, LEN, WRITABLE, FIXED)]
+    );
+    assert!(!os.unused_contract(GiveBack::Eager).used_is_a_call, "the contract changes");
+}
+
+#[test]
 fn freebsd_takes_back_what_a_refused_commit_has_removed() {
     let os = freebsd(1);
     os.kernel().answer(|asked| match asked {
@@ -181,6 +196,14 @@ fn freebsd_aligns_by_flag_and_asks_for_superpages() {
         os.kernel().asked(),
         [Mmap(0, LEN, DATA, ANON | 1 << 24), Mmap(0, LEN, DATA, ANON | 21 << 24)]
     );
+    // No room that is aligned: some that is not.
+    os.kernel().answer(|asked| match asked {
+        Mmap(_, _, _, flags) if flags >> 24 == 1 => Some(Err(ENOMEM)),
+        _ => None,
+    });
+    os.reserve(&ReserveOptions::new(LEN)).unwrap();
+    let asked = [Mmap(0, LEN, DATA, ANON | 1 << 24), Mmap(0, LEN, DATA, ANON)];
+    assert_eq!(os.kernel().asked(), asked);
     assert_eq!(os.huge_page_size(), Some(2 << 20));
     os.kernel().answer(|asked| matches!(asked, Mincore(..)).then_some(Ok(0x3f)));
     let mut pages = [PageResidency::default(); 16];

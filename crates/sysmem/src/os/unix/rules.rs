@@ -138,6 +138,12 @@ pub trait UnixRules<K: UnixCalls>:
         false
     }
 
+    /// Whether a fixed mapping may commit what mprotect(2) was refused for that reason.
+    fn mapping_may_commit(errno: Errno) -> bool {
+        let _ = errno;
+        false
+    }
+
     /// Whether `used` has to set the protection, because `unused` may have left none.
     fn used_protects(kernel: &K) -> bool {
         let _ = kernel;
