@@ -3,7 +3,7 @@
 //! Two threads fill memory with objects of mixed sizes, free nine tenths of them at random and go
 //! quiet. No thread calls the allocator again; a second later the resident set is read.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, System};
 use std::error::Error;
 use std::fs;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::allocators;
-use crate::measure::median;
+use crate::measure::{Random, layout, median};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -174,32 +174,6 @@ impl Drop for Object {
     fn drop(&mut self) {
         // SAFETY: allocated in `new`.
         unsafe { System.dealloc(self.0, layout(self.size())) };
-    }
-}
-
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 8).expect("a small size")
-}
-
-/// xorshift64*: fast, the same on every run.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
-    }
-
-    /// Of 16 objects 13 have 16 to 512 bytes, two up to 4 KiB, one up to 64 KiB.
-    pub fn size(&mut self) -> usize {
-        let (least, most) = match self.below(16) {
-            0..13 => (16, 512),
-            13..15 => (512, 4 << 10),
-            _ => (4 << 10, 64 << 10),
-        };
-        least + self.below(most - least + 1)
     }
 }
 

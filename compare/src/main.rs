@@ -11,6 +11,7 @@ mod allocators;
 mod burst;
 mod callgrind;
 mod guards;
+mod limit;
 mod measure;
 mod os;
 mod overhead;
@@ -31,6 +32,11 @@ enum Measurement {
     /// The program that `burst` measures.
     #[command(hide = true)]
     BurstLoad(burst::Load),
+    /// A soft limit under a load that churns: how long the resident set stays above it.
+    Limit(limit::Options),
+    /// The program that `limit` measures.
+    #[command(hide = true)]
+    LimitLoad(limit::Load),
     /// Guards in populated memory against `mprotect`.
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
@@ -55,6 +61,8 @@ fn main() {
         Measurement::Burst(options) => burst::run(&options),
         Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Guards(options) => guards::run(&options),
+        Measurement::Limit(options) => limit::run(&options),
+        Measurement::LimitLoad(load) => limit::load(&load),
         Measurement::Os(options) => os::run(&options),
         Measurement::Overhead(options) => overhead::run(&options),
         Measurement::OverheadLoad(load) => overhead::load(&load),

@@ -1,5 +1,6 @@
 //! One run of a command: how long it took and what it used; what many runs say.
 
+use std::alloc::Layout;
 use std::error::Error;
 use std::io;
 use std::mem::MaybeUninit;
@@ -63,4 +64,32 @@ pub fn verdict(check: bool, worse: &[String], good: &str) -> Result<(), Box<dyn 
         worse => println!("{}", worse.join("\n")),
     }
     Ok(())
+}
+
+/// How loads ask for memory.
+pub fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("a small size")
+}
+
+/// xorshift64*: fast, the same on every run.
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
+    }
+
+    /// Of 16 sizes 13 are 16 to 512 bytes, two up to 4 KiB, one up to 64 KiB.
+    pub fn size(&mut self) -> usize {
+        let (least, most) = match self.below(16) {
+            0..13 => (16, 512),
+            13..15 => (512, 4 << 10),
+            _ => (4 << 10, 64 << 10),
+        };
+        least + self.below(most - least + 1)
+    }
 }

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::burst::Random;
-use crate::measure::{self, median, verdict};
+use crate::measure::{self, Random, median, verdict};
 use crate::programs::{self, Program};
 use crate::{allocators, callgrind, table};
 

@@ -1,4 +1,6 @@
-use sysmem::usage::{self, ControlGroup, NO_LIMIT, Process};
+use core::time::Duration;
+
+use sysmem::usage::{self, ControlGroup, Detail, NO_LIMIT, Process};
 use sysmem::{Error, Limit};
 
 use crate::PAGES;
@@ -38,7 +40,53 @@ pub fn set_memory_limit(soft: MemoryLimit, hard: MemoryLimit) -> Result<(), Erro
     let soft = bytes(soft, [group.limit, group.process_limit, group.slowed_from], 10);
     let hard = bytes(hard, [group.limit, group.process_limit, None], 20);
     PAGES.set_named_limit(soft, hard, name);
+    count_besides();
     Ok(())
+}
+
+/// How often the rest of the process is looked at while the heap is near its soft limit.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What stays below the limit, as a divisor of it: the kernel counts resident pages in portions for
+/// each processor (lib/percpu_counter.c), and the rest of the process changes between two looks.
+const MARGIN_DIVISOR: u64 = 64;
+
+/// Has what the process has in memory besides the heap count against the soft limit: code, stacks, the
+/// allocator's records, what the program maps itself. Whether there is such a limit, and the heap is
+/// near it.
+fn count_besides() -> bool {
+    let Some((soft, heap)) = PAGES.soft_limit_and_memory() else { return false };
+    if heap < soft / 4 * 3 {
+        return false;
+    }
+    let usage = usage::process(Process::Own, Detail::Counters);
+    if let Some(resident) = usage.ok().and_then(|usage| usage.resident) {
+        PAGES.count_besides((resident.saturating_sub(heap) + soft / MARGIN_DIVISOR) as usize);
+    }
+    true
+}
+
+/// Looks at the process while the heap is near its soft limit; for the scavenger.
+pub(crate) struct Besides {
+    next_look: Duration,
+}
+
+impl Besides {
+    pub(crate) const fn new() -> Besides {
+        Besides { next_look: Duration::ZERO }
+    }
+
+    /// A look, if it is time for one; when to come again at the latest.
+    pub(crate) fn look(&mut self, now: Duration) -> Duration {
+        if now >= self.next_look {
+            let near = count_besides();
+            self.next_look = now.saturating_add(if near { LOOK_EVERY } else { LOOK_EVERY * 5 });
+        }
+        match PAGES.soft_limit_and_memory() {
+            Some(_) => self.next_look.saturating_sub(now),
+            None => Duration::MAX,
+        }
+    }
 }
 
 /// A limit in bytes, `usize::MAX` for none; of a group it is the least of these.

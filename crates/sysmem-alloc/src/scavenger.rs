@@ -22,6 +22,7 @@ use sysmem::{Native, Os};
 use sysmem_pages::Scavenger;
 
 use crate::hook::{self, Occasion};
+use crate::limit::Besides;
 use crate::pressure::Gauge;
 use crate::visitor::{self, Visitor};
 use crate::{ACCOUNTS, PAGES, lifecycle};
@@ -172,10 +173,12 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     let mut scavenger = Scavenger::new();
     let mut visitor = Visitor::new();
     let mut gauge = Gauge::new();
+    let mut besides = Besides::new();
     while !MAIN_ENDED.load(Acquire) {
         let heaps = scavenger.share_budget(&PAGES, || {
-            gauge.read(NATIVE.monotonic_time());
-            visitor.step()
+            let now = NATIVE.monotonic_time();
+            gauge.read(now);
+            visitor.step().min(besides.look(now))
         });
         let heaps = heaps.unwrap_or_else(|wait| wait);
         scavenger.set_pressure(gauge.short);

@@ -2,7 +2,8 @@
 //!
 //! What counts is what is in memory as far as the heap knows: in use, free and backed, or just being
 //! given back. Pages that are handed out again without having been given back cost nothing new, and
-//! never meet the limit.
+//! never meet the limit. Against the soft limit also counts what the owner says that the process has
+//! in memory besides, up to an eighth of the limit: a heap cannot make room for everything.
 
 use sysmem::{Error, ErrorKind, Limit, LockGuard, Operation, Os};
 
@@ -11,14 +12,25 @@ use crate::heap::{PageHeap, Pages};
 /// In pages, of the size that is 1 << `shift`.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
-    soft: usize,
+    asked_soft: usize,
     hard: usize,
+    /// What the process has in memory besides.
+    besides: usize,
     shift: u32,
     /// What an error calls the hard one.
     name: fn(u64) -> Limit,
 }
 
 impl Limits {
+    /// What the heap may have under the soft limit.
+    fn soft(&self) -> usize {
+        match self.asked_soft {
+            // No limit is a number of pages that has no eighth worth speaking of.
+            asked if asked >= usize::MAX >> self.shift => asked,
+            asked => asked - self.besides.min(asked / BESIDES_DIVISOR),
+        }
+    }
+
     /// The pages in use that are in memory.
     fn in_use<O: Os>(&self, pages: &Pages<O>) -> usize {
         pages.in_use.saturating_sub(pages.given_back_in_use >> self.shift)
@@ -32,6 +44,9 @@ impl Limits {
 
 /// The locked heap, and the region and first page of a place in it.
 pub(crate) type Place<'a, O> = (LockGuard<'a, Pages<O>, O>, usize, usize);
+
+/// The part of the soft limit, as a divisor, that other memory of the process may take.
+const BESIDES_DIVISOR: usize = 8;
 
 /// How often an allocation gives back what others have freed meanwhile before it is refused.
 const TRIES: usize = 8;
@@ -51,8 +66,28 @@ impl<O: Os + Clone> PageHeap<O> {
     /// `name` does, say [`Limit::ControlGroup`].
     pub fn set_named_limit(&self, soft: usize, hard: usize, name: fn(u64) -> Limit) {
         let shift = self.page_shift();
-        let limits = Limits { soft: soft.min(hard) >> shift, hard: hard >> shift, shift, name };
-        self.lock().limits = (soft.min(hard) != usize::MAX).then_some(limits);
+        let asked_soft = soft.min(hard) >> shift;
+        let mut pages = self.lock();
+        let besides = pages.limits.map_or(0, |limits| limits.besides);
+        let limits = Limits { asked_soft, hard: hard >> shift, besides, shift, name };
+        pages.limits = (soft.min(hard) != usize::MAX).then_some(limits);
+    }
+
+    /// Where there is a soft limit, what it is and what of the heap is in memory, in bytes: for an
+    /// owner who then says what there is [`besides`](PageHeap::count_besides).
+    pub fn soft_limit_and_memory(&self) -> Option<(u64, u64)> {
+        let pages = self.lock();
+        let limits = pages.limits.as_ref()?;
+        let (soft, _) = pages.limit_bytes(limits.shift);
+        (soft != u64::MAX).then(|| (soft, (limits.in_memory(&pages) as u64) << limits.shift))
+    }
+
+    /// Says how many bytes the process has in memory besides this heap: they count against the soft
+    /// limit, up to an eighth of it. Forgotten when there is no limit any more.
+    pub fn count_besides(&self, bytes: usize) {
+        if let Some(limits) = &mut self.lock().limits {
+            limits.besides = bytes >> limits.shift;
+        }
     }
 
     /// The lock and a place for a run, after giving back what a limit asks for.
@@ -78,14 +113,14 @@ impl<O: Os + Clone> PageHeap<O> {
             let Some(limits) = pages.limits else { return Ok((pages, index, first)) };
             let wanted = pages.wanted(limits, index, first, npages);
             // For the soft limit alone, once is enough.
-            if wanted <= limits.soft || wanted <= limits.hard && tries > 0 {
+            if wanted <= limits.soft() || wanted <= limits.hard && tries > 0 {
                 return Ok((pages, index, first));
             }
             if tries == TRIES {
                 return Err(self.refusal(&pages, npages));
             }
             drop(pages);
-            self.release((wanted - limits.soft) << self.page_shift());
+            self.release((wanted - limits.soft()) << self.page_shift());
             tries += 1;
         }
     }
@@ -106,7 +141,8 @@ impl<O: Os + Clone> Pages<O> {
             npages if npages >= usize::MAX >> shift => u64::MAX,
             npages => (npages as u64) << shift,
         };
-        self.limits.map_or((u64::MAX, u64::MAX), |limits| (bytes(limits.soft), bytes(limits.hard)))
+        self.limits
+            .map_or((u64::MAX, u64::MAX), |limits| (bytes(limits.asked_soft), bytes(limits.hard)))
     }
 
     /// The pages that would be in memory if these were handed out.
@@ -129,7 +165,7 @@ impl<O: Os + Clone> Pages<O> {
     /// The pages that may be idle under the soft limit.
     pub(crate) fn room_for_idle(&self) -> usize {
         self.limits.map_or(usize::MAX, |limits| {
-            limits.soft.saturating_sub(limits.in_use(self) + self.leaving)
+            limits.soft().saturating_sub(limits.in_use(self) + self.leaving)
         })
     }
 }

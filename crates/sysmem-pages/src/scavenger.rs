@@ -187,8 +187,8 @@ struct Budget {
 }
 
 impl Budget {
-    /// How many nanoseconds fill the bucket by one.
-    const SLOWNESS: i64 = 60_000 / ADDED_A_MINUTE.as_millis() as i64;
+    /// How many nanoseconds fill the bucket by one, rounded up so that a minute is never too much.
+    const SLOWNESS: i64 = 60_000_u64.div_ceil(ADDED_A_MINUTE.as_millis() as u64) as i64;
 
     /// How long it takes until something is left; `None` if something is.
     fn wait(&mut self, now: Duration) -> Option<Duration> {
@@ -266,5 +266,43 @@ impl<O: Os + Clone> Pages<O> {
             self.keeper = Keeper::Asleep { call_above };
         }
         rests
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Works a millisecond at a time, as often as the budget lets it, from a full bucket on.
+    fn work(until: Duration) -> (Duration, Duration) {
+        let mut budget = Budget { left: BURST.as_nanos() as i64, filled: None };
+        let (mut now, mut spent, mut first_wait) = (Duration::ZERO, Duration::ZERO, None);
+        while now < until {
+            match budget.wait(now) {
+                Some(wait) => {
+                    first_wait.get_or_insert(now);
+                    now += wait;
+                }
+                None => {
+                    budget.spend(MS);
+                    spent += MS;
+                    now += MS;
+                }
+            }
+        }
+        (first_wait.unwrap_or(now), spent)
+    }
+
+    #[test]
+    fn a_full_bucket_lasts_for_250_ms_and_a_minute_for_a_hundredth_of_it() {
+        // While 250 ms are spent, 1.5 ms come.
+        assert_eq!(work(MS * 1000).0, MS * 252);
+        // 250 ms, and a little less than 350 in 60 s.
+        let spent = work(MS * 60_000).1;
+        assert!((MS * 598..=MS * 600).contains(&spent), "{spent:?}");
+        let spent = work(MS * 600_000).1;
+        assert!((MS * 3735..=MS * 3750).contains(&spent), "{spent:?}");
     }
 }

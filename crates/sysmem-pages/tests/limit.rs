@@ -84,6 +84,36 @@ fn above_the_soft_limit_allocations_give_back_and_succeed() {
 }
 
 #[test]
+fn what_the_process_has_besides_counts_against_the_soft_limit_up_to_an_eighth_of_it() {
+    let (_, heap) = heap();
+    assert_eq!(heap.soft_limit_and_memory(), None);
+    heap.set_limit(40 * MIB, NONE);
+    let most_with = |besides| {
+        heap.count_besides(besides);
+        let small: Vec<Run> = (0..34 * 16).map(|_| heap.allocate(8, PAGE).unwrap()).collect();
+        small.iter().step_by(2).for_each(|&run| free(&heap, run));
+        let mut held: Vec<Run> = small.into_iter().skip(1).step_by(2).collect();
+        let mut most = 0;
+        while held.len() < 17 * 16 + 7 {
+            held.push(heap.allocate(2 * MIB / PAGE, PAGE).unwrap());
+            most = most.max(backed(&heap));
+        }
+        assert_eq!(heap.soft_limit_and_memory(), Some((40 << 20, backed(&heap) as u64)));
+        held.into_iter().for_each(|run| free(&heap, run));
+        heap.release_all();
+        most
+    };
+    assert!((39 * MIB..=40 * MIB).contains(&most_with(0)));
+    assert!((36 * MIB..=37 * MIB).contains(&most_with(3 * MIB)));
+    assert!((34 * MIB..=35 * MIB).contains(&most_with(400 * MIB)));
+    // A new limit is for the same process.
+    heap.set_limit(80 * MIB, NONE);
+    heap.set_limit(40 * MIB, NONE);
+    assert!((34 * MIB..=35 * MIB).contains(&most_with(400 * MIB)));
+    heap.verify().unwrap();
+}
+
+#[test]
 fn the_scavenger_holds_nothing_back_above_the_soft_limit() {
     let (kernel, heap) = heap();
     let runs: Vec<Run> = (0..30).map(|_| heap.allocate(2 * MIB / PAGE, PAGE).unwrap()).collect();
