@@ -1,13 +1,19 @@
 //! A table of calls that answers questions about processes and the machine from what it was given,
 //! for the tests of systems that do not run here. The process is number 17.
 
+mod damage;
 mod darwin;
 mod windows;
 
+pub(crate) use damage::{ask_everything, damages};
+
+use core::alloc::Layout;
 use core::ffi::CStr;
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
+use std::alloc::alloc_zeroed;
 use std::borrow::ToOwned;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,11 +23,14 @@ use std::vec::Vec;
 use self::darwin::MachAnswers;
 use self::windows::WindowsAnswers;
 use super::bytes::Bytes;
-use crate::Errno;
+use super::reconcile::reconcile;
+use super::{Detail, Mapping, Process, Reconciliation, Usage};
 use crate::calls::{
     Calls, Files, Findings, Kernel, Links, Memcntl, Mincore, Minherit, PageSizes, Sysctl,
     SysctlByName, SysctlMib, SystemPages, UnixCalls,
 };
+use crate::state_map::Page;
+use crate::{Account, Errno, Policy, Protection, State};
 
 pub(crate) const PROCESS: i32 = 17;
 
@@ -156,6 +165,36 @@ impl<S> Answers<S> {
     }
 }
 
+/// Memory for the records of a registry, for good.
+fn records(address: *mut u8, len: usize) -> Result<*mut u8, Errno> {
+    let layout = Layout::from_size_align(len, 4096).map_err(|_| EINVAL)?;
+    match address.is_null() && (1..=1 << 20).contains(&len) {
+        // SAFETY: the layout is not empty.
+        true => Ok(unsafe { alloc_zeroed(layout) }),
+        false => Err(ENOMEM),
+    }
+}
+
+/// Holds a listing against a reservation of ours in it: what is ours, in bytes of address space and
+/// of memory. All that there is, is told once.
+pub(crate) fn reconciled<O: Usage>(
+    os: &O,
+    start: usize,
+    len: usize,
+) -> (u64, Option<u64>, Reconciliation) {
+    static OURS: Account = Account::new("a reservation in the listing");
+    let start = NonNull::new(core::ptr::without_provenance_mut(start)).unwrap();
+    let page = Page::new(State::Prepared, Protection::ReadWrite);
+    os.registry().room(os).unwrap().enter(start, len, Policy::DEFAULT, page, &OURS);
+    let mut buffer = std::vec![0; 1 << 16];
+    let mut listed = 0;
+    let count = &mut |mapping: &Mapping<'_>| listed += mapping.len() as u64;
+    os.mappings(Process::Own, Detail::Pages, &mut buffer, count).unwrap();
+    let whole = reconcile(os, &mut [], &mut buffer).unwrap();
+    assert_eq!(whole.sum().virtual_size, listed);
+    (whole.ours.virtual_size, whole.ours.resident, whole)
+}
+
 fn fill(value: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
     buffer.get_mut(..value.len()).ok_or(ENOMEM)?.copy_from_slice(value);
     Ok(value.len())
@@ -190,10 +229,10 @@ unsafe impl<S: Speaks> Calls for Answers<S> {
     }
 }
 
-// SAFETY: it maps nothing.
+// SAFETY: what it maps is memory of the heap that nobody else has.
 unsafe impl<S: Speaks> UnixCalls for Answers<S> {
-    unsafe fn mmap(&self, _: *mut u8, _: usize, _: i32, _: i32) -> Result<*mut u8, Errno> {
-        Err(ENOMEM)
+    unsafe fn mmap(&self, at: *mut u8, len: usize, _: i32, _: i32) -> Result<*mut u8, Errno> {
+        records(at, len)
     }
 
     unsafe fn munmap(&self, _: *mut u8, _: usize) -> Result<(), Errno> {

@@ -201,7 +201,7 @@ fn mapping<'t>(line: &'t [u8], page_size: u64, program: &[u8]) -> Option<Mapping
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::{Answers, DragonFlyKernel};
+    use super::super::answers::{Answers, DragonFlyKernel, ask_everything, damages, reconciled};
     use super::super::bytes::put;
     use super::*;
     use core::time::Duration;
@@ -323,6 +323,15 @@ mod tests {
         assert_eq!(gone.unwrap_err().kind(), ErrorKind::Gone);
     }
 
+    #[test]
+    fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+        let os = DragonFly::new(answers());
+        let (size, resident, whole) = reconciled(&os, 0x801000000, 16 << 12);
+        assert_eq!((size, resident), (16 << 12, Some(5 << 12)));
+        let rest = whole.not_ours(super::super::Group::Program);
+        assert_eq!((rest.virtual_size, rest.resident), (35 << 12, Some(12 << 12)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_never_a_panic(
@@ -337,6 +346,11 @@ mod tests {
             let _ = each_line(&text, 4096, b"/bin/cat", &mut |mapping| {
                 assert!(mapping.start < mapping.end);
             });
+        }
+
+        #[test]
+        fn damaged_answers_are_told_or_refused(damage in damages()) {
+            ask_everything(&DragonFly::new(answers().damaged(&damage)), Detail::Pages);
         }
     }
 }

@@ -214,7 +214,7 @@ fn mapping<'e>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::{Answers, FreeBsdKernel};
+    use super::super::answers::{Answers, FreeBsdKernel, ask_everything, damages, reconciled};
     use super::super::bytes::put;
     use super::*;
     use crate::ErrorKind;
@@ -389,6 +389,15 @@ mod tests {
         .unwrap();
     }
 
+    #[test]
+    fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+        let os = FreeBsd::new(answers());
+        let (size, resident, whole) = reconciled(&os, 0x8_1000_0000, 4 << 12);
+        assert_eq!((size, resident), (4 << 12, Some(2 << 12)));
+        let rest = whole.not_ours(super::super::Group::Unnamed);
+        assert_eq!((rest.virtual_size, rest.resident), (12 << 12, Some(5 << 12)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_never_a_panic(
@@ -407,6 +416,11 @@ mod tests {
                 last += 1;
             });
             assert!(last <= listing.len() / 137);
+        }
+
+        #[test]
+        fn damaged_answers_are_told_or_refused(damage in damages()) {
+            ask_everything(&FreeBsd::new(answers().damaged(&damage)), Detail::Pages);
         }
     }
 }

@@ -232,7 +232,7 @@ fn path_of<'b>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::{Answers, IllumosKernel};
+    use super::super::answers::{Answers, IllumosKernel, ask_everything, damages, reconciled};
     use super::super::bytes::put;
     use super::*;
     use core::time::Duration;
@@ -365,6 +365,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+        let os = Illumos::new(answers());
+        let (size, resident, whole) = reconciled(&os, 0x10_0000, 16 << 12);
+        assert_eq!((size, resident), (16 << 12, Some(7 << 12)));
+        let rest = whole.not_ours(super::super::Group::Stacks);
+        assert_eq!((rest.virtual_size, rest.resident), (8 << 12, Some(7 << 12)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_never_a_panic(
@@ -382,6 +391,11 @@ mod tests {
             let _ = os.mappings(Process::Own, Detail::Pages, &mut buffer, &mut |mapping| {
                 assert!(mapping.start < mapping.end);
             });
+        }
+
+        #[test]
+        fn damaged_answers_are_told_or_refused(damage in damages()) {
+            ask_everything(&Illumos::new(answers().damaged(&damage)), Detail::Pages);
         }
     }
 }

@@ -164,7 +164,7 @@ fn mapping(entry: Bytes<'_>) -> Option<Mapping<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::{Answers, NetBsdKernel};
+    use super::super::answers::{Answers, NetBsdKernel, ask_everything, damages, reconciled};
     use super::super::bytes::put;
     use super::*;
     use crate::ErrorKind;
@@ -269,22 +269,25 @@ mod tests {
         assert_eq!(cut.unwrap_err().kind(), ErrorKind::Unreadable);
     }
 
-    #[test]
-    fn the_kernel_is_asked_for_what_it_has() {
+    fn answers() -> Answers<NetBsdKernel> {
         let mut pages = std::vec![0xee; 712];
         for (offset, value) in [(32, 5u64), (136, 70), (144, 30)] {
             put(&mut pages, offset, &value.to_ne_bytes());
         }
         let number = |value: u64| value.to_ne_bytes().to_vec();
-        let answers = Answers::<NetBsdKernel>::new()
+        Answers::new()
             .number(&[1, 47, 1, 17, 680, 1], process())
             .number(&[10, 17, 2, 11, 1], number(i64::MAX as u64))
             .number(&[10, 17, 2, 3, 1], number(256 << 20))
             .number(&[10, 17, 2, 7, 1], number(64 << 10))
             .number(&[2, 5], pages)
             .number(&[6, 13], number(1 << 28))
-            .number(&[2, 16, 1, 17, 1128], listing());
-        let os = NetBsd::new(answers);
+            .number(&[2, 16, 1, 17, 1128], listing())
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_what_it_has() {
+        let os = NetBsd::new(answers());
         let told = os.process_usage(Process::Own, Detail::Counters).unwrap();
         assert_eq!(told.virtual_size_limit, Some(super::super::NO_LIMIT));
         assert_eq!((told.data_limit, told.locked_limit), (Some(256 << 20), Some(64 << 10)));
@@ -300,6 +303,15 @@ mod tests {
         assert_eq!(gone.unwrap_err().kind(), ErrorKind::Gone);
     }
 
+    #[test]
+    fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+        let os = NetBsd::new(answers());
+        let (size, resident, whole) = reconciled(&os, 0x7000_0000, 100 << 12);
+        assert_eq!((size, resident), (100 << 12, Some(50 << 12)));
+        let rest = whole.not_ours(super::super::Group::Stacks);
+        assert_eq!((rest.virtual_size, rest.resident), (16 << 12, Some(8 << 12)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_never_a_panic(
@@ -312,6 +324,11 @@ mod tests {
             let mut listing = listing();
             put(&mut listing, place, &damage);
             let _ = each_entry(&listing, &mut |mapping| assert!(mapping.start < mapping.end));
+        }
+
+        #[test]
+        fn damaged_answers_are_told_or_refused(damage in damages()) {
+            ask_everything(&NetBsd::new(answers().damaged(&damage)), Detail::Counters);
         }
     }
 }

@@ -200,7 +200,7 @@ fn mapping(entry: Bytes<'_>) -> Option<Mapping<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answers::{Answers, OpenBsdKernel};
+    use super::super::answers::{Answers, OpenBsdKernel, ask_everything, damages, reconciled};
     use super::super::bytes::put;
     use super::*;
     use core::time::Duration;
@@ -269,14 +269,18 @@ mod tests {
         (16, MappingKind::Stack, true, false),
     ];
 
+    /// Entries in a buffer of `LEAST_BUFFER` bytes: six. With less, more pieces.
+    fn answers() -> Answers<OpenBsdKernel> {
+        Answers::new().number(&[1, 66, 1, 17, LEN as i32, 1], process()).entries(
+            &[1, 80, 17],
+            listing(),
+            2,
+        )
+    }
+
     #[test]
     fn mappings_come_in_pieces_and_are_told_once() {
-        // Entries in a buffer of `LEAST_BUFFER` bytes: six. With less, more pieces.
-        let os = OpenBsd::new(
-            Answers::<OpenBsdKernel>::new()
-                .number(&[1, 66, 1, 17, LEN as i32, 1], process())
-                .entries(&[1, 80, 17], listing(), 2),
-        );
+        let os = OpenBsd::new(answers());
         let mut seen = Vec::new();
         os.mappings(Process::Own, Detail::Pages, &mut [0; 1024], &mut |mapping| {
             assert_eq!(mapping.pages, PageFigures::default());
@@ -300,6 +304,15 @@ mod tests {
         assert_eq!(early.kind(), ErrorKind::Unreadable);
     }
 
+    #[test]
+    fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+        let os = OpenBsd::new(answers());
+        let (size, resident, whole) = reconciled(&os, 0x10_0000, (1 << 20) << 12);
+        assert_eq!((size, resident), ((1 << 20) << 12, None));
+        let rest = whole.not_ours(super::super::Group::Stacks);
+        assert_eq!((rest.virtual_size, rest.resident), (16 << 12, None));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_never_a_panic(
@@ -312,6 +325,11 @@ mod tests {
             let mut listing = listing().concat();
             put(&mut listing, place, &damage);
             let _ = each_entry(&listing, 0, &mut |mapping| assert!(mapping.start < mapping.end));
+        }
+
+        #[test]
+        fn damaged_answers_are_told_or_refused(damage in damages()) {
+            ask_everything(&OpenBsd::new(answers().damaged(&damage)), Detail::Pages);
         }
     }
 }

@@ -19,6 +19,15 @@ pub(super) struct MachAnswers {
     program: String,
 }
 
+impl MachAnswers {
+    pub fn all_bytes(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+        let regions = self.regions.iter_mut().map(|(_, bytes)| bytes);
+        [&mut self.task, &mut self.rusage, &mut self.vm_info, &mut self.statistics]
+            .into_iter()
+            .chain(regions)
+    }
+}
+
 impl<S> Answers<S> {
     pub fn mach(
         mut self,

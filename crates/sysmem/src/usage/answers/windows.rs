@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::{Answers, Speaks, fill};
+use super::{Answers, Speaks, fill, records};
 use crate::Errno;
 use crate::calls::{AddressRequirements, ProcessStatistics, Region, VirtualMemory, WorkingSetPage};
 use crate::usage::bytes::Bytes;
@@ -17,6 +17,12 @@ pub(super) struct WindowsAnswers {
     /// Where the program is mapped.
     program: usize,
     names: BTreeMap<usize, String>,
+}
+
+impl WindowsAnswers {
+    pub fn all_bytes(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+        self.structures.iter_mut().chain(&mut self.regions)
+    }
 }
 
 impl<S> Answers<S> {
@@ -44,14 +50,20 @@ fn fill_wide(text: &str, buffer: &mut [u16]) -> Option<usize> {
     (!wide.is_empty()).then_some(wide.len())
 }
 
-// SAFETY: it maps nothing.
+// SAFETY: what it maps is memory of the heap that nobody else has.
 unsafe impl<S: Speaks> VirtualMemory for Answers<S> {
     fn allocation_granularity(&self) -> usize {
         1 << 16
     }
 
-    unsafe fn virtual_alloc(&self, _: *mut u8, _: usize, _: u32, _: u32) -> Result<*mut u8, Errno> {
-        Err(Errno(8))
+    unsafe fn virtual_alloc(
+        &self,
+        at: *mut u8,
+        len: usize,
+        _: u32,
+        _: u32,
+    ) -> Result<*mut u8, Errno> {
+        records(at, len)
     }
 
     fn reserve_where(&self, _: AddressRequirements, _: usize) -> Option<Result<*mut u8, Errno>> {
@@ -110,8 +122,8 @@ impl<S: Speaks> ProcessStatistics for Answers<S> {
 
     fn query_region(&self, _: isize, address: usize, region: &mut [u8; 48]) -> Result<(), Errno> {
         let holds = |it: &&Vec<u8>| {
-            let (start, len) = (Bytes(it).address(0).unwrap(), Bytes(it).address(24).unwrap());
-            start <= address && address < start.saturating_add(len)
+            let place = Bytes(it).address(0).zip(Bytes(it).address(24));
+            place.is_some_and(|(at, len)| at <= address && address < at.saturating_add(len))
         };
         let found = self.windows.regions.iter().find(holds).ok_or(Errno(87))?;
         fill(found, region).map(drop)

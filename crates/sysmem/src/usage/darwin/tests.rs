@@ -1,5 +1,5 @@
 use super::*;
-use crate::usage::answers::{Answers, DarwinKernel};
+use crate::usage::answers::{Answers, DarwinKernel, ask_everything, damages, reconciled};
 use crate::usage::bytes::put;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -168,6 +168,15 @@ fn mappings_are_walked_to_the_end() {
     assert!(matches!(small.unwrap_err().kind(), ErrorKind::SmallBuffer { .. }));
 }
 
+#[test]
+fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+    let os = Darwin::new(answers());
+    let (size, resident, whole) = reconciled(&os, 0x20_0000, 8 << 12);
+    assert_eq!((size, resident), (8 << 12, Some(5 << 12)));
+    let rest = whole.not_ours(crate::usage::Group::Stacks);
+    assert_eq!((rest.virtual_size, rest.resident), (8 << 12, Some(5 << 12)));
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_or_read_never_a_panic(
@@ -194,5 +203,10 @@ proptest! {
         let os = Darwin::new(answers().regions(regions));
         let mut buffer = std::vec![0; 8192];
         let _ = os.mappings(Process::Own, Detail::Pages, &mut buffer, &mut |_| {});
+    }
+
+    #[test]
+    fn damaged_answers_are_told_or_refused(damage in damages()) {
+        ask_everything(&Darwin::new(answers().damaged(&damage)), Detail::Pages);
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::usage::answers::{Answers, WindowsKernel};
+use crate::usage::answers::{Answers, WindowsKernel, ask_everything, damages, reconciled};
 use crate::usage::bytes::put;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -173,6 +173,15 @@ fn names_are_cut_at_whole_characters() {
     assert_eq!(utf8(&[0xd800, 0x61], &mut [0; 8]), "\u{fffd}a".as_bytes());
 }
 
+#[test]
+fn a_reservation_in_the_listing_is_ours_and_the_rest_is_named() {
+    let os = Windows::new(answers());
+    let (size, resident, whole) = reconciled(&os, 0x1_0000, 16 << 12);
+    assert_eq!((size, resident), (16 << 12, Some(1 << 12)));
+    let rest = whole.not_ours(crate::usage::Group::Program);
+    assert_eq!((rest.virtual_size, rest.resident), (16 << 12, Some(6 << 12)));
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_or_read_never_a_panic(
@@ -201,5 +210,10 @@ proptest! {
         let os = Windows::new(answers().windows_regions(regions));
         let mut buffer = std::vec![0; 4096];
         let _ = os.mappings(Process::Own, Detail::Counters, &mut buffer, &mut |_| {});
+    }
+
+    #[test]
+    fn damaged_answers_are_told_or_refused(damage in damages()) {
+        ask_everything(&Windows::new(answers().damaged(&damage)), Detail::Counters);
     }
 }
