@@ -21,11 +21,20 @@ fn settings<S: System>() -> impl Strategy<Value = Settings> {
     ];
     let backing = prop_oneof![
         3 => Just((Backing::Heap, 4096)),
+        1 => Just((Backing::Heap, 8192)),
         1 => Just((Backing::Heap, 16384)),
         1 => Just((Backing::Real, 4096)),
+        1 => Just((Backing::Real, 8192)),
         1 => Just((Backing::Real, 16384)),
         1 => Just((Backing::Real, 65536)),
     ];
+    // The machine that the tests run on cannot protect smaller pages than its own.
+    let backing = backing.prop_map(|(backing, page_size)| {
+        (
+            backing,
+            if backing == Backing::Real { sysmem::page_size().max(page_size) } else { page_size },
+        )
+    });
     let toggles = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let bsd_toggles = (any::<bool>(), any::<bool>(), any::<bool>());
     (any::<u64>(), backing, prop::sample::select(S::VERSIONS), overcommit, toggles, bsd_toggles)
@@ -42,7 +51,7 @@ fn settings<S: System>() -> impl Strategy<Value = Settings> {
                 proc_mounted,
                 short_counts,
                 mapping_names: names,
-                lock_new_mappings: locked && S::gives_locked_memory_back(version),
+                lock_new_mappings: locked,
                 imply_prot_max,
                 pax_mprotect,
                 aslr,
@@ -55,7 +64,8 @@ fn settings<S: System>() -> impl Strategy<Value = Settings> {
 }
 
 fn world<S: System>(settings: &Settings) -> World<S> {
-    World::new(Simulated::start(settings.clone()), S::is_strict(settings))
+    let kernel = Simulated::start(settings.clone());
+    World::new(kernel, S::is_strict(settings), S::refuses_wired(settings.version))
 }
 
 fn run<S: System>(world: &mut World<S>, operations: &[Operation]) {
@@ -98,10 +108,10 @@ fn does_what_the_model_says<S: System>() {
 fn the_reported_state_is_true_under_tight_limits<S: System>() {
     // Without a limit on address space others are met.
     let space = prop_oneof![30..1000u64, Just(1 << 40)];
-    let limits = (5..12usize, 5..200u64, space, 5..200u64, any::<bool>());
+    let limits = (5..12usize, 5..200u64, space, 5..200u64, 5..200u64, any::<bool>());
     let strategy = (settings::<S>(), operations(60), limits);
     check(S::CASES / 2, strategy, |(settings, operations, limits)| {
-        let (max_map_count, data_pages, space_pages, commit_pages, rival) = limits;
+        let (max_map_count, data_pages, space_pages, commit_pages, wired_pages, rival) = limits;
         let bytes = |pages: u64| pages * settings.page_size as u64;
         let mut world = world::<S>(&settings);
         world.expect_limits();
@@ -109,6 +119,7 @@ fn the_reported_state_is_true_under_tight_limits<S: System>() {
             settings.max_map_count = max_map_count;
             settings.data_limit = bytes(data_pages);
             settings.address_space_limit = bytes(space_pages);
+            settings.locked_limit = bytes(wired_pages);
             settings.rival = rival;
             if let Overcommit::Never { limit } = &mut settings.overcommit {
                 *limit = bytes(commit_pages);

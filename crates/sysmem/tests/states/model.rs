@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use sysmem::sim::{Call, Child, Faulty, Simulated};
 use sysmem::{
-    Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Os, PageRange, Placement, Policy,
-    Protection, Reservation, ReserveOptions, State,
+    Account, AccountFigures, Errno, Error, ErrorKind, GiveBack, Inheritance, Os, PageRange,
+    Placement, Policy, Protection, Reservation, ReserveOptions, State,
 };
 
 use crate::operations::{Operation, Part};
@@ -46,11 +46,16 @@ pub struct World<S: System> {
     os: S::Os,
     /// No promise of memory is made that the system cannot keep, and the backend can see that.
     strict: bool,
+    /// What the kernel answers if wired pages are given back, in such ways as it does not.
+    refuses_wired: fn(GiveBack) -> Option<Errno>,
     account: &'static Account,
     entries: Vec<Entry<S::Os>>,
     figures: AccountFigures,
     stamp: u64,
     child: Option<Child<S>>,
+    /// The addresses of pages that were Ready and readable at the fork, with the byte that the child
+    /// is to find there, `None` where it is to fault. Of memory that it shares, nothing.
+    child_finds: Vec<(usize, Option<u8>)>,
     /// Bytes in each state of reservations that were lost and dropped.
     left_behind: [u64; 3],
     /// Failures are injected: refusals that the model does not know of may happen.
@@ -67,11 +72,16 @@ type Step<'a> = &'a dyn Fn(Page) -> Result<Page, ErrorKind>;
 type Operate<'a, O> = &'a dyn Fn(&mut Reservation<O>, usize, usize) -> Result<(), Error>;
 
 impl<S: System> World<S> {
-    pub fn new(kernel: Simulated<S>, strict: bool) -> World<S> {
+    pub fn new(
+        kernel: Simulated<S>,
+        strict: bool,
+        refuses_wired: fn(GiveBack) -> Option<Errno>,
+    ) -> World<S> {
         let faulty = Faulty::new(kernel.clone());
         World {
             os: S::os(faulty.clone()),
             strict,
+            refuses_wired,
             kernel,
             faulty,
             account: Box::leak(Box::new(Account::new("model"))),
@@ -79,6 +89,7 @@ impl<S: System> World<S> {
             figures: AccountFigures::default(),
             stamp: 0,
             child: None,
+            child_finds: Vec::new(),
             left_behind: [0; 3],
             injecting: false,
             honest: true,
@@ -115,13 +126,7 @@ impl<S: System> World<S> {
             Operation::Alloc { npages } => self.alloc(*npages),
             Operation::Free { which } => self.free(*which),
             Operation::Pressure => self.kernel.pressure(),
-            Operation::Fork => {
-                // The answer is the kernel's alone; what matters is what is shared meanwhile.
-                self.child = match self.child.take() {
-                    None => S::fork(&self.kernel),
-                    Some(_) => None,
-                }
-            }
+            Operation::Fork => self.fork(),
             _ if self.entries.is_empty() => {}
             Operation::Map(part, protection) => self.map(*part, *protection),
             Operation::Used(part) => self.used(*part),
@@ -131,6 +136,7 @@ impl<S: System> World<S> {
             Operation::Batch(parts, how) => self.batch(parts, *how),
             Operation::Write(part, word) => self.write(*part, *word),
             Operation::Hint(part, which) => self.hint(*part, *which),
+            Operation::Wire(part, wired) => self.wire(*part, *wired),
         }
         self.check();
     }
@@ -243,9 +249,14 @@ impl<S: System> World<S> {
     }
 
     fn unused(&mut self, part: Part, how: GiveBack) {
-        self.run(part, false, &|page| given_back(page, how), &|reservation, at, len| {
-            reservation.unused(at, len, how)
-        });
+        let refusal = self.wired_refusal(&[self.part(part)], how);
+        self.run_or(
+            part,
+            false,
+            refusal,
+            &|page| given_back(page, how),
+            &|reservation, at, len| reservation.unused(at, len, how),
+        );
     }
 
     fn fault(&mut self, part: Part) {
@@ -266,8 +277,34 @@ impl<S: System> World<S> {
         );
     }
 
+    /// What the kernel may refuse to give these parts back with, because pages are wired.
+    fn wired_refusal(&self, parts: &[(usize, usize, usize)], how: GiveBack) -> Option<Errno> {
+        let errno = (self.refuses_wired)(how)?;
+        let page_size = self.page_size();
+        let mappings = self.kernel.mappings();
+        let any_wired = |&(which, at, end): &(usize, usize, usize)| {
+            let start = self.entries[which].reservation.as_mut_ptr().addr();
+            let (start, end) = (start + at * page_size, start + end * page_size);
+            let mut inside = mappings.iter().filter(|it| it.start < end && start < it.end);
+            inside.any(|it| it.attributes.locked)
+        };
+        parts.iter().any(any_wired).then_some(errno)
+    }
+
     /// Runs an operation that makes `step` of each page of a part.
     fn run(&mut self, part: Part, executes: bool, step: Step, operate: Operate<S::Os>) {
+        self.run_or(part, executes, None, step, operate);
+    }
+
+    /// The same of an operation that the kernel may refuse in this way.
+    fn run_or(
+        &mut self,
+        part: Part,
+        executes: bool,
+        refusal: Option<Errno>,
+        step: Step,
+        operate: Operate<S::Os>,
+    ) {
         let (which, at, end) = self.part(part);
         let page_size = self.page_size();
         let entry = &mut self.entries[which];
@@ -278,7 +315,7 @@ impl<S: System> World<S> {
         };
         let len = (end - at) * page_size;
         let result = operate(&mut entry.reservation, at * page_size, len);
-        self.settle(which, vec![(at, end)], expected, result);
+        self.settle(which, vec![(at, end)], refusal, expected, result);
     }
 
     fn batch(&mut self, parts: &[Part], how: GiveBack) {
@@ -311,9 +348,12 @@ impl<S: System> World<S> {
                 })
                 .collect(),
         };
+        let parts: Vec<_> = spans.iter().map(|&(at, end)| (which, at, end)).collect();
+        let refusal = self.wired_refusal(&parts, how);
+        let entry = &self.entries[which];
         // SAFETY: nobody else works on the reservation.
         let result = unsafe { entry.reservation.unused_batch_shared(&ranges, how) };
-        self.settle(which, spans, expected, result.map_err(|stopped| stopped.error));
+        self.settle(which, spans, refusal, expected, result.map_err(|stopped| stopped.error));
     }
 
     /// Holds a result against what was expected, and moves the model on.
@@ -321,6 +361,7 @@ impl<S: System> World<S> {
         &mut self,
         which: usize,
         spans: Vec<(usize, usize)>,
+        refusal: Option<Errno>,
         expected: Result<Vec<Page>, ErrorKind>,
         result: Result<(), Error>,
     ) {
@@ -335,7 +376,8 @@ impl<S: System> World<S> {
             (Err(expected), Err(error)) => assert_eq!(error.kind(), expected, "{error}"),
             (Err(expected), Ok(())) => panic!("{expected:?} was not refused"),
             (Ok(pages), Err(error)) => {
-                assert!(self.injecting, "{error}");
+                let refused = refusal.is_some_and(|it| error.kind() == ErrorKind::System(it));
+                assert!(self.injecting || refused, "{error}");
                 if error.kind() == ErrorKind::Lost {
                     entry.lost = true;
                     let start = entry.reservation.as_mut_ptr().addr();
@@ -401,6 +443,46 @@ impl<S: System> World<S> {
         }
         page.words = now;
         page.unstable = false;
+    }
+
+    /// Forks a child, or lets the last one go. Whether there can be one is the kernel's alone.
+    fn fork(&mut self) {
+        self.child = match self.child.take() {
+            None => S::fork(&self.kernel),
+            Some(_) => None,
+        };
+        self.child_finds.clear();
+        let page_size = self.page_size();
+        for entry in self.entries.iter().filter(|entry| !entry.lost) {
+            let start = entry.reservation.as_mut_ptr().addr();
+            let (mut found, inheritance) = (Vec::new(), entry.policy.inheritance);
+            for (index, page) in entry.pages.iter().enumerate() {
+                let readable = page.protection != Protection::NoAccess;
+                if page.state == State::Ready && readable && !page.unstable {
+                    let byte = match inheritance {
+                        Inheritance::Copy => Some(page.words[0].to_ne_bytes()[0]),
+                        Inheritance::Zeros => Some(0),
+                        Inheritance::Nothing => None,
+                        Inheritance::Share => continue,
+                    };
+                    found.push((start + index * page_size, byte));
+                }
+            }
+            self.child_finds.append(&mut found);
+        }
+    }
+
+    /// Whether it succeeds is the kernel's alone, as for a fork: what matters is what is wired
+    /// afterwards.
+    fn wire(&mut self, part: Part, wired: bool) {
+        let (which, at, end) = self.part(part);
+        let page_size = self.page_size();
+        let entry = &self.entries[which];
+        if !entry.lost {
+            let start = entry.reservation.as_mut_ptr().wrapping_add(at * page_size);
+            let range = PageRange::new(start, (end - at) * page_size);
+            let _ = self.kernel.lock_memory(range, wired);
+        }
     }
 
     fn hint(&mut self, part: Part, which_hint: usize) {

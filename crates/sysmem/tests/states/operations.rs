@@ -33,6 +33,8 @@ pub enum Operation {
     Pressure,
     /// Forks a child, or lets the last one go.
     Fork,
+    /// Another part of the program wires pages, or no longer needs them wired.
+    Wire(Part, bool),
 }
 
 /// Lengths in pages: mostly few, at times more than a state map holds without a tree.
@@ -97,6 +99,8 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         2 => (part(), 0..4usize).prop_map(|(part, which)| Operation::Hint(part, which)),
         1 => Just(Operation::Pressure),
         1 => Just(Operation::Fork),
+        2 => (part(), prop::bool::weighted(0.7))
+            .prop_map(|(part, wired)| Operation::Wire(part, wired)),
     ]
 }
 

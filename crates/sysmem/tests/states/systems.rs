@@ -2,6 +2,7 @@
 
 use sysmem::os::{Os, darwin, dragonfly, freebsd, illumos, linux, netbsd, openbsd, windows};
 use sysmem::sim::{self, Child, Faulty, Overcommit, Settings, Simulated};
+use sysmem::{Errno, GiveBack};
 
 pub trait System: sim::System {
     /// The backend on the simulated kernel.
@@ -24,9 +25,10 @@ pub trait System: sim::System {
         matches!(settings.overcommit, Overcommit::Never { .. })
     }
 
-    /// Whether pages that are wired can be given back in every way.
-    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
-        true
+    /// What the kernel answers when wired pages are given back in a way that it does not know for
+    /// them, and the backend passes on.
+    fn refuses_wired(_version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
+        |_| None
     }
 
     /// Files that the backend has forgotten to close.
@@ -53,9 +55,9 @@ impl System for sim::Linux {
         matches!(settings.overcommit, Overcommit::Never { .. }) && settings.proc_mounted
     }
 
-    fn gives_locked_memory_back(version: (u32, u32)) -> bool {
-        // MADV_DONTNEED_LOCKED; for what came before, see tests/limits.rs.
-        version >= (5, 18)
+    fn refuses_wired(version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
+        // MADV_DONTNEED_LOCKED takes them.
+        if version >= (5, 18) { |_| None } else { |_| Some(Errno(22)) }
     }
 
     fn open_files(kernel: &Simulated) -> usize {
@@ -90,9 +92,9 @@ impl System for sim::NetBsd {
         false
     }
 
-    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
-        // MADV_FREE answers EBUSY, which the backend passes on.
-        false
+    fn refuses_wired(_version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
+        // MADV_FREE answers EBUSY.
+        |how| (how == GiveBack::Lazy).then_some(Errno(16))
     }
 }
 
@@ -139,9 +141,9 @@ impl System for sim::Illumos {
         kernel.fork().ok()
     }
 
-    fn gives_locked_memory_back(_version: (u32, u32)) -> bool {
-        // MADV_FREE answers EBUSY, which the backend passes on.
-        false
+    fn refuses_wired(_version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
+        // MADV_FREE answers EBUSY.
+        |how| (how == GiveBack::Lazy).then_some(Errno(16))
     }
 }
 

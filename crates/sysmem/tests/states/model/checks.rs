@@ -12,6 +12,7 @@ impl<S: System> World<S> {
     pub(super) fn check(&mut self) {
         self.check_states();
         self.check_contents();
+        self.check_child();
         self.check_figures();
         let lens = self.entries.iter().map(|entry| entry.reservation.len());
         let expected = lens.sum::<usize>() + self.left_behind.iter().sum::<u64>() as usize;
@@ -53,6 +54,14 @@ impl<S: System> World<S> {
                 let found = self.os.registry().find(address).expect("it is registered");
                 assert_eq!(found.state_at(address, &self.os), Some((page.state, page.protection)));
             }
+        }
+    }
+
+    /// What a child got stays its own, whatever the process does.
+    fn check_child(&self) {
+        let Some(child) = &self.child else { return };
+        for &(address, byte) in &self.child_finds {
+            assert_eq!(child.read(address), byte, "what the child finds at {address:#x}");
         }
     }
 
