@@ -202,9 +202,19 @@ impl Registry {
 
     /// The reservation that an address lies in. Takes no lock and may be called in a signal
     /// handler.
+    ///
+    /// Of one that is lost, a part may be another's by now: another reservation's, if there is one.
     pub fn find(&self, address: usize) -> Option<Registered<'_>> {
-        self.reservations()
-            .find(|found| address.checked_sub(found.start).is_some_and(|at| at < found.len))
+        let mut lost = None;
+        for found in self.reservations() {
+            if address.checked_sub(found.start).is_some_and(|at| at < found.len) {
+                if !found.entry.lost.load(Relaxed) {
+                    return Some(found);
+                }
+                lost = Some(found);
+            }
+        }
+        lost
     }
 }
 

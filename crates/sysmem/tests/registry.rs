@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use sysmem::os::linux::Linux;
-use sysmem::sim::{LazilyFreed, Settings, Simulated};
+use sysmem::os::netbsd::NetBsd;
+use sysmem::sim::{self, Faulty, LazilyFreed, Settings, Simulated};
 use sysmem::{
-    Account, GiveBack, Os, Placement, Protection, Reservation, ReserveOptions, State, accounts,
+    Account, Errno, ErrorKind, GiveBack, Os, Placement, Protection, Reservation, ReserveOptions,
+    State, accounts,
 };
 
 const PAGE: usize = 4096;
@@ -179,4 +181,24 @@ fn the_registry_can_be_held_across_a_fork() {
     // SAFETY: this thread holds it.
     unsafe { os.registry().unlock_after_fork(&os) };
     assert_eq!(reserve(&os, 1).len(), PAGE);
+}
+
+#[test]
+fn where_a_lost_reservation_was_the_one_that_lies_there_now_is_found() {
+    let kernel = Faulty::new(Simulated::<sim::NetBsd>::start(Settings::heap(1 << 20)));
+    let os = NetBsd::new(kernel.clone());
+    let mut lost = Reservation::alloc_in(os.clone(), 4 * PAGE, &ACCOUNT).unwrap();
+    // The fixed mapping leaves a hole, which is not to be had again.
+    kernel.kernel().starve_next_replacement();
+    kernel.fail_nth(1, Errno(12));
+    let error = lost.unused(0, 4 * PAGE, GiveBack::Eager).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    let start = lost.as_mut_ptr().addr();
+    assert!(os.registry().find(start).is_some());
+    kernel.fail_nothing();
+    let options = ReserveOptions::new(2 * PAGE).placement(Placement::At(start + PAGE));
+    let memory = Reservation::reserve_in(os.clone(), options, &ACCOUNT).unwrap();
+    let found = |address| os.registry().find(address).unwrap().address();
+    assert_eq!(found(start + PAGE), memory.as_mut_ptr().addr());
+    assert_eq!(found(start + 3 * PAGE), start);
 }

@@ -175,6 +175,28 @@ fn takes_no_rivals_memory_for_its_own<S: System>() {
     }
 }
 
+fn the_reported_state_is_true_whichever_replacement_stops_half_way<S: System>() {
+    let strategy = (settings::<S>(), operations(24), any::<bool>());
+    check(S::CASES.div_ceil(17), strategy, |(settings, operations, rival)| {
+        let mut trial = world::<S>(&settings);
+        run(&mut trial, &operations);
+        let calls = trial.faulty.calls();
+        trial.finish();
+        for then_fails in [None, Some(1), Some(2)] {
+            for first in 0..calls {
+                let mut world = world::<S>(&settings);
+                // A rival that is quicker, and then a kernel that refuses the second look as well,
+                // DragonFly cannot tell from a limit (`still_mapped`).
+                world.kernel.set(|settings| settings.rival = rival && then_fails.is_none());
+                world.starve(first, then_fails, Errno(12));
+                run(&mut world, &operations);
+                world.finish();
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_a_rival_took_is_never_called_ours() {
     takes_no_rivals_memory_for_its_own::<sim::Linux>();
@@ -218,4 +240,28 @@ on_each_system! {
     illumos: Illumos,
     darwin: Darwin,
     windows: Windows,
+}
+
+macro_rules! on_each_unix {
+    ($($test:ident: $system:ident,)*) => {$(
+        #[test]
+        fn $test() {
+            super::the_reported_state_is_true_whichever_replacement_stops_half_way::<sim::$system>();
+        }
+    )*};
+}
+
+/// Windows has no fixed mappings.
+mod the_reported_state_is_true_whichever_replacement_stops_half_way {
+    use super::sim;
+
+    on_each_unix! {
+        linux: Linux,
+        freebsd: FreeBsd,
+        netbsd: NetBsd,
+        openbsd: OpenBsd,
+        dragonfly: DragonFly,
+        illumos: Illumos,
+        darwin: Darwin,
+    }
 }

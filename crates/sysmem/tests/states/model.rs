@@ -115,6 +115,22 @@ impl<S: System> World<S> {
         });
     }
 
+    /// The fixed mapping that is the given call from now, or the next, runs out of memory on its way:
+    /// what was there is gone where the kernel removes it first. Of the calls after it one fails.
+    pub fn starve(&mut self, call: usize, then_fails: Option<usize>, errno: Errno) {
+        self.injecting = true;
+        self.honest = then_fails.is_none();
+        let (munmap_refused, kernel) = (self.munmap_refused.clone(), self.kernel.clone());
+        self.faulty.fail_when(move |index, asked| {
+            if index == call {
+                kernel.starve_next_replacement();
+            }
+            let fail = then_fails.is_some_and(|later| index == call + later);
+            munmap_refused.fetch_or(fail && removes(asked), Relaxed);
+            fail.then_some(errno)
+        });
+    }
+
     fn page_size(&self) -> usize {
         self.os.page_size()
     }
