@@ -59,7 +59,14 @@ unsafe impl MemoryObjects for Liar {
         options: &ReserveOptions,
         object: &MemoryObject,
     ) -> Result<NonNull<u8>, Error> {
-        NATIVE.reserve_view(options, object)
+        let start = NATIVE.reserve_view(options, object)?;
+        if self.lie == Lie::ViewsAreReadable {
+            self.protect_quietly(
+                PageRange::new(start.as_ptr(), options.len()),
+                Protection::ReadOnly,
+            );
+        }
+        Ok(start)
     }
 
     unsafe fn map_object(

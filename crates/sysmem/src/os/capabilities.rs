@@ -175,7 +175,8 @@ impl MemoryObject {
 /// | Windows | sections of the paging file |
 ///
 /// A view is a reservation as long as its object. Each page of it is Reserved, or Ready and shows
-/// the bytes of the object at the same offset. What a forked child has are views of the same
+/// the bytes of the object at the same offset. Windows lets a page that one view shows be seen
+/// through those views, too, in which it was never anything but Reserved. What a forked child has are views of the same
 /// memory, not of a copy.
 ///
 /// # Safety
