@@ -123,6 +123,9 @@ impl<O: Os> Word for On<'_, O> {
 /// first use. The lock is not reentrant, and does not survive a panic of its holder as free (a
 /// holder that unwinds releases it).
 ///
+/// Taking it while it is free and letting it go takes six instructions more than using the value
+/// without a lock, two of them atomic (x86_64, inlined, counted by callgrind).
+///
 /// A thread may take the lock before others that wait for it, but not forever: one that was woken
 /// four times in vain is handed the lock.
 pub struct Lock<T> {

@@ -9,6 +9,15 @@ use crate::os::windows::Windows;
 use crate::os::{darwin, dragonfly, freebsd, illumos, netbsd, openbsd};
 
 /// A system that may be able to send every running thread of the process through a memory barrier.
+/// Linux only.
+///
+/// FreeBSD 14.1 has membarrier(2) with the same commands and numbers (sys/sys/membarrier.h), and
+/// `MEMBARRIER_CMD_PRIVATE_EXPEDITED` interrupts the processors on which the process is active
+/// (sys/kern/kern_membarrier.c). But its manual promises a barrier to "each running thread" and says
+/// nothing of those that just stopped running, which this trait promises too; there is no word on
+/// that from a system it was tried on; and an older kernel kills the process for the call (SIGSYS).
+/// The other systems have no such call. Windows has `FlushProcessWriteBuffers`, which has not been
+/// tried either.
 ///
 /// # Safety
 ///
@@ -52,7 +61,6 @@ macro_rules! without_barrier {
     )*};
 }
 
-// FreeBSD 14.1 has membarrier(2) too; it has not been tried.
 without_barrier! {
     [K: freebsd::FreeBsdCalls] Unix<K, freebsd::FreeBsdRules>;
     [K: netbsd::NetBsdCalls] Unix<K, netbsd::NetBsdRules>;
