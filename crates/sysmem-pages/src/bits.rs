@@ -31,6 +31,49 @@ impl Bits {
         Bits::from(at) & !Bits::from(at + len)
     }
 
+    /// For each word that some of `len` pages from `at` on are in: its index and those pages.
+    ///
+    /// Most runs are in one word or two, which is less work than four.
+    #[inline]
+    fn words(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
+        let (mut at, end) = (at, at + len);
+        core::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (index, bit) = (at / 64 % WORDS, at % 64);
+            let count = (end - at).min(64 - bit);
+            at += count;
+            Some((index, u64::MAX >> (64 - count) << bit))
+        })
+    }
+
+    /// Adds `len` pages from `at` on.
+    #[inline]
+    pub(crate) fn add(&mut self, at: usize, len: usize) {
+        Bits::words(at, len).for_each(|(index, pages)| self.0[index] |= pages);
+    }
+
+    /// Takes out `len` pages from `at` on.
+    #[inline]
+    pub(crate) fn remove(&mut self, at: usize, len: usize) {
+        Bits::words(at, len).for_each(|(index, pages)| self.0[index] &= !pages);
+    }
+
+    /// Whether all of `len` pages from `at` on are in the set.
+    #[inline]
+    pub(crate) fn has(&self, at: usize, len: usize) -> bool {
+        let missing = Bits::words(at, len).map(|(index, pages)| pages & !self.0[index]);
+        missing.fold(0, |all, missing| all | missing) == 0
+    }
+
+    /// Whether none of `len` pages from `at` on is in the set.
+    #[inline]
+    pub(crate) fn lacks(&self, at: usize, len: usize) -> bool {
+        let found = Bits::words(at, len).map(|(index, pages)| pages & self.0[index]);
+        found.fold(0, |all, found| all | found) == 0
+    }
+
     /// Every `step`th page, a power of two, from `first` on, which is less than `step`.
     pub(crate) fn every(step: usize, first: usize) -> Bits {
         let mut bits = Bits::default();
@@ -49,22 +92,28 @@ impl Bits {
         bits
     }
 
-    /// The set with every page `by` (less than 256) places further down; pages that fall below the
-    /// first are gone.
-    #[inline]
+    /// The set with every page `by` (1 to 255) places further down; pages that fall below the first
+    /// are gone.
+    #[inline(always)]
     fn down(self, by: usize) -> Bits {
-        let mut words = self.0;
-        if by >= 64 {
-            words = [0; WORDS];
-            words[..WORDS - by / 64].copy_from_slice(&self.0[by / 64..]);
-        }
-        let part = by % 64;
-        for index in 0..WORDS {
-            // In two shifts, because a shift by 64 is not one by nothing left.
-            let above = words.get(index + 1).copied().unwrap_or(0) << 1 << (63 - part);
-            words[index] = words[index] >> part | above;
-        }
-        Bits(words)
+        if by < 64 { self.down_little(by as u32) } else { self.down_far(by) }
+    }
+
+    /// As [`down`](Bits::down), by 1 to 63 places: an instruction a word.
+    #[inline(always)]
+    fn down_little(self, by: u32) -> Bits {
+        let [first, second, third, last] = self.0;
+        let join =
+            |low: u64, high: u64| ((u128::from(high) << 64 | u128::from(low)) >> (by & 63)) as u64;
+        Bits([join(first, second), join(second, third), join(third, last), last >> (by & 63)])
+    }
+
+    /// As [`down`](Bits::down), by 64 or more: the long runs of sparse huge pages.
+    #[inline(never)]
+    fn down_far(self, by: usize) -> Bits {
+        let mut words = [0; WORDS];
+        words[..WORDS - by / 64].copy_from_slice(&self.0[by / 64..]);
+        if by % 64 == 0 { Bits(words) } else { Bits(words).down_little(by as u32 % 64) }
     }
 
     /// The pages at which `len` (1 to 256) pages in a row are in the set.
@@ -80,36 +129,33 @@ impl Bits {
         starts
     }
 
-    /// The most pages in a row that are in the set.
+    /// The most pages in a row that are in the set, which are known to be `limit` at most.
+    ///
+    /// Goes from run to run: a huge page that runs come from is nearly full and has few, and where
+    /// there are many, one of the longest comes soon.
     #[inline]
-    pub(crate) fn longest_run(self) -> usize {
-        if self.is_empty() {
-            return 0;
-        }
-        // `starts[power]`: where runs of 2^power pages begin.
-        let mut starts = [self; PAGES.ilog2() as usize + 1];
-        let mut power = 0;
-        while power + 1 < starts.len() {
-            let twice = starts[power] & starts[power].down(1 << power);
-            if twice.is_empty() {
-                break;
+    pub(crate) fn longest_run(self, limit: usize) -> usize {
+        let mut longest = 0;
+        // The pages before a word's first that are in a row with it.
+        let mut before = 0;
+        for word in self.0 {
+            let head = word.trailing_ones();
+            before += head;
+            longest = longest.max(before);
+            if head == 64 {
+                continue;
             }
-            power += 1;
-            starts[power] = twice;
-        }
-        let mut longest = 1 << power;
-        if longest == PAGES {
-            return longest;
-        }
-        let mut reached = starts[power];
-        for power in (0..power).rev() {
-            let more = reached & starts[power].down(longest);
-            if !more.is_empty() {
-                reached = more;
-                longest += 1 << power;
+            before = word.leading_ones();
+            let mut rest = word & u64::MAX >> before & u64::MAX << head;
+            while rest != 0 && longest < limit as u32 {
+                rest >>= rest.trailing_zeros();
+                let len = rest.trailing_ones();
+                longest = longest.max(len);
+                // A run that fills the word begins with it.
+                rest >>= len & 63;
             }
         }
-        longest
+        longest.max(before) as usize
     }
 
     /// The maximal run that page `at`, which is in the set, lies in: where it begins and ends.
@@ -138,21 +184,9 @@ impl Bits {
         (begin, end)
     }
 
-    /// How many pages from the first on are in the set without a gap.
-    #[inline]
-    pub(crate) fn leading(self) -> usize {
-        (!self).first().unwrap_or(PAGES)
-    }
-
-    /// How many pages before the end are in the set without a gap.
-    #[inline]
-    pub(crate) fn trailing(self) -> usize {
-        for (index, &word) in self.0.iter().enumerate().rev() {
-            if word != u64::MAX {
-                return (WORDS - 1 - index) * 64 + word.leading_ones() as usize;
-            }
-        }
-        PAGES
+    /// Where the pages in a row before page `at` (not the first) that are in the set begin.
+    pub(crate) fn stretch_before(self, at: usize) -> usize {
+        if self.has(at - 1, 1) { self.run_around(at - 1).0 } else { at }
     }
 
     /// The first page in the set.
@@ -175,12 +209,6 @@ impl Bits {
     #[inline]
     pub(crate) fn is_empty(self) -> bool {
         self.0.iter().fold(0, |all, word| all | word) == 0
-    }
-
-    /// Whether every page of `other` is in the set.
-    #[inline]
-    pub(crate) fn holds(self, other: Bits) -> bool {
-        (other & !self).is_empty()
     }
 
     /// The maximal runs in the set, the first first: where each begins and how long it is.
@@ -292,13 +320,26 @@ mod tests {
             }
             prop_assert_eq!(bits.count(), pages.iter().filter(|page| **page).count());
             prop_assert_eq!(bits.first(), runs.first().map(|run| run.0));
-            prop_assert_eq!(bits.longest_run(), runs.iter().map(|run| run.1).max().unwrap_or(0));
-            prop_assert_eq!(bits.leading(), pages.iter().take_while(|page| **page).count());
-            prop_assert_eq!(bits.trailing(), pages.iter().rev().take_while(|page| **page).count());
+            let longest = runs.iter().map(|run| run.1).max().unwrap_or(0);
+            prop_assert_eq!(bits.longest_run(PAGES), longest);
+            prop_assert_eq!(bits.longest_run(longest), longest);
+            for at in 1..=PAGES {
+                let before = pages[..at].iter().rev().take_while(|page| **page).count();
+                prop_assert_eq!(bits.stretch_before(at), at - before);
+            }
             let starts: Vec<bool> = (0..PAGES)
                 .map(|at| at + len <= PAGES && pages[at..at + len].iter().all(|page| *page))
                 .collect();
             prop_assert_eq!(bits.run_starts(len), set(&starts));
+            for at in 0..=PAGES - len {
+                let (range, part) = (Bits::range(at, len), &pages[at..at + len]);
+                prop_assert_eq!(bits.has(at, len), part.iter().all(|page| *page));
+                prop_assert_eq!(bits.lacks(at, len), part.iter().all(|page| !*page));
+                let (mut more, mut fewer) = (bits, bits);
+                more.add(at, len);
+                fewer.remove(at, len);
+                prop_assert_eq!((more, fewer), (bits | range, bits & !range));
+            }
         }
 
         #[test]

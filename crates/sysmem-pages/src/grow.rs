@@ -1,98 +1,188 @@
 //! More free pages: mapping more of a reservation, and making reservations.
 //!
 //! Address space is limited too (`ulimit -v`), so a reservation is made when there is no room in
-//! the others, the first of 4 MiB, each twice as long as the one before up to 32 MiB, and half as
-//! long where the system refuses, down to what is needed. A reservation is mapped from its start
-//! in steps of a huge page: writable mappings are limited too (`ulimit -d` on Linux since 4.7).
+//! the others, the first of 4 MiB, each twice as long as the one before up to 32 MiB, in very large
+//! heaps up to a 256th of what there is; and half as long where the system refuses, down to what is
+//! needed. A reservation is mapped from its start in steps of a huge page: writable mappings are
+//! limited too (`ulimit -d` on Linux since 4.7).
 
-use sysmem::{Error, ErrorKind, Os, Reservation, ReserveOptions};
+use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
-use crate::heap::{PageHeap, Pages};
+use crate::heap::{PageHeap, Pages, parts};
+use crate::options::HugePages;
 use crate::region::Region;
+use crate::standing::WHOLE;
 
 /// The first reservation in bytes.
 const FIRST: usize = 4 << 20;
 
-/// The longest reservation for all in bytes. A longer run has one of its own.
+/// The longest reservation in bytes, unless a run needs more or the heap is very large.
 pub(crate) const LONGEST: usize = 32 << 20;
 
-/// What is mapped at once on systems without huge pages.
+/// The part of the address space that a reservation may be.
+const DIVISOR: usize = 256;
+
+/// What is mapped at once, in bytes.
 const MAP_STEP: usize = 2 << 20;
 
-impl<O: Os + Clone> PageHeap<O> {
-    /// The size of a huge page, if reservations are long enough to hold some.
-    fn huge_page_size(&self) -> Option<usize> {
-        self.os.huge_page_size().filter(|&size| size <= LONGEST)
-    }
+/// Pages that may be lost where two reservations meet inside a huge page.
+const SEPARATORS: usize = 2;
 
-    /// The pages to map at once.
-    pub(crate) fn map_step(&self) -> usize {
-        let step = self.huge_page_size().unwrap_or(MAP_STEP);
-        (step >> self.page_shift()).max(1)
+impl<O: Os + Clone> PageHeap<O> {
+    /// Whether the heap's huge pages are the system's, and it is to make them.
+    #[inline]
+    pub(crate) fn makes_huge_pages(&self) -> bool {
+        self.options.huge_pages == HugePages::Advise
+            && self.os.huge_page_size() == Some(WHOLE << self.page_shift())
     }
 }
 
+/// Where in free pages from `from` on a run lies best: in one huge page, or from the start of one.
+fn place(from: usize, npages: usize, align_pages: usize) -> usize {
+    let first = from.next_multiple_of(align_pages);
+    let whole = align_pages.max(WHOLE);
+    if first / WHOLE == (first + npages - 1) / WHOLE { first } else { from.next_multiple_of(whole) }
+}
+
 impl<O: Os + Clone> Pages<O> {
-    /// Makes room for a run that fits nowhere; returns the region and the first page.
+    /// Makes room for a run that fits nowhere; returns its first page.
     #[cold]
     pub(crate) fn grow(
         &mut self,
         heap: &PageHeap<O>,
         npages: usize,
         align_pages: usize,
-    ) -> Result<(usize, usize), Error> {
+    ) -> Result<usize, Error> {
         self.counts.grows += 1;
-        let (step, huge_pages) = (heap.map_step(), heap.options.huge_pages);
-        let mut refused = None;
-        for (index, region) in self.regions.iter_mut().enumerate() {
-            let mapped = region.pages.mapped();
-            if mapped == region.pages.npages() {
+        let mut error = None;
+        for index in 0..self.regions.len() {
+            if !self.regions[index].has_room() {
                 continue;
             }
-            let from = mapped - region.pages.tail();
-            let room = region.pages.npages() - from;
-            if let Some(first) = region.alignment(align_pages).place(from, room, npages) {
-                match region.map(first + npages, step, huge_pages) {
-                    Ok(()) => return Ok((index, first)),
-                    Err(error) => refused = Some(error),
+            let (from, end) = (self.tail(index), self.regions[index].end);
+            let first = place(from, npages, align_pages);
+            if first + npages <= end {
+                match self.map_region(heap, index, first + npages) {
+                    Ok(()) => return Ok(first),
+                    Err(refusal) => error = Some(refusal),
                 }
             }
         }
         // A new reservation would have to be mapped too, and all of the run.
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        let index = self.add_region(heap, npages, align_pages)?;
-        match self.regions[index].map(npages, step, huge_pages) {
-            Ok(()) => Ok((index, 0)),
-            Err(error) => {
-                self.return_region(index);
-                Err(error)
-            }
-        }
+        let error = match error {
+            Some(error) => error,
+            None => match self.grow_by_region(heap, npages, align_pages) {
+                Ok(first) => return Ok(first),
+                Err(error) => error,
+            },
+        };
+        self.search_all(heap, npages, align_pages).ok_or(error)
     }
 
-    /// Reserves address space that begins where such a run may and holds it.
-    fn add_region(
+    /// Where the free pages at the end of what is mapped of a region begin.
+    fn tail(&self, index: usize) -> usize {
+        let region = &self.regions[index];
+        let mut at = region.mapped;
+        while at > region.first {
+            let base = (at - 1) / WHOLE * WHOLE;
+            let Some(block) = self.tree.block(base / WHOLE) else { break };
+            at -= block.free_before(at - base).min(at - region.first);
+            if at > base {
+                break;
+            }
+        }
+        at
+    }
+
+    /// Any place at all, page by page: the last resort where the heap cannot grow. Finds what the
+    /// ordinary search passes over: runs that cross from one huge page into the next, exact ones
+    /// of lengths between two classes, aligned ones by chance.
+    fn search_all(
+        &mut self,
+        heap: &PageHeap<O>,
+        npages: usize,
+        align_pages: usize,
+    ) -> Option<usize> {
+        for index in 0..self.regions.len() {
+            let (start, end) = (self.regions[index].first, self.regions[index].mapped);
+            let mut begin = start;
+            let mut at = start;
+            while at < end {
+                let Some(block) = self.tree.block(at / WHOLE) else { break };
+                let stop = (at / WHOLE + 1) * WHOLE;
+                if block.is_free() {
+                    at = stop.min(end);
+                } else {
+                    let is_free = block.are_free(at % WHOLE, 1);
+                    at += 1;
+                    if !is_free {
+                        begin = at;
+                    }
+                }
+                let first = begin.next_multiple_of(align_pages);
+                if first + npages <= at {
+                    return Some(first);
+                }
+            }
+            // At the end of what is mapped, exactly as much as is missing.
+            let first = begin.next_multiple_of(align_pages);
+            let region = &self.regions[index];
+            if region.has_room()
+                && first + npages <= region.end
+                && self.map_region(heap, index, first + npages).is_ok()
+            {
+                return Some(first);
+            }
+        }
+        None
+    }
+
+    /// Maps a region up to `end` at least.
+    pub(crate) fn map_region(
+        &mut self,
+        heap: &PageHeap<O>,
+        index: usize,
+        end: usize,
+    ) -> Result<(), Error> {
+        let region = &self.regions[index];
+        let (from, first) = (region.mapped, region.first);
+        if end <= from {
+            return Ok(());
+        }
+        // Large steps keep calls rare, and end where huge pages do.
+        let step = (MAP_STEP >> heap.page_shift()).max(1);
+        let wide = end.next_multiple_of(step).min(region.end);
+        let account = &heap.accounts.metadata;
+        let blocks = from / WHOLE..wide.div_ceil(WHOLE);
+        self.tree.make_room(blocks, &mut self.metadata, &heap.os, account)?;
+        let end = region.map(end, wide, heap.options.huge_pages)?;
+        self.regions[index].mapped = end;
+        self.mapped += end - from;
+        for (block, at, len) in parts(from, end - from) {
+            self.tree.map(block, (at, len), true, first < block * WHOLE);
+        }
+        Ok(())
+    }
+
+    /// Reserves address space that begins where such a run may and holds it, and maps it.
+    fn grow_by_region(
         &mut self,
         heap: &PageHeap<O>,
         npages: usize,
         align_pages: usize,
     ) -> Result<usize, Error> {
         let (os, account, shift) = (&heap.os, &heap.accounts.metadata, heap.page_shift());
+        let block = WHOLE << shift;
         let needed = npages << shift;
-        let dedicated = needed > LONGEST;
-        let huge = heap.huge_page_size().unwrap_or(1);
-        let mut len = match self.next_reservation {
-            _ if dedicated => needed,
-            0 => FIRST.max(needed.next_multiple_of(huge)),
-            next => next.max(needed.next_multiple_of(huge)),
-        };
-        let align = align_pages << shift;
-        let mut align_to = if len >= huge { align.max(huge) } else { align };
+        let whole = needed.next_multiple_of(block);
+        let longest = LONGEST.max((self.reserved << shift) / DIVISOR).next_multiple_of(block);
+        let usual = self.next_reservation.max(FIRST).next_multiple_of(block).min(longest);
+        let mut len = if needed > LONGEST { whole } else { usual.max(whole) };
         self.regions.make_room(1 + self.departing, &mut self.metadata, os, account)?;
+        let align = align_pages << shift;
         let reservation = loop {
-            let options = ReserveOptions::new(len).align(align_to);
+            let align = if len % block == 0 { align.max(block) } else { align };
+            let options = ReserveOptions::new(len).align(align);
             let error = match Reservation::reserve_in(os.clone(), options, &heap.accounts.heap) {
                 Ok(reservation) => break reservation,
                 Err(error) => error,
@@ -100,58 +190,70 @@ impl<O: Os + Clone> Pages<O> {
             if !matches!(error.kind(), ErrorKind::OutOfMemory { .. }) {
                 return Err(error);
             }
-            if len > needed {
-                len = (len >> 1 >> shift << shift).max(needed);
-            } else if align_to > align {
-                align_to = align;
+            let least = needed + (SEPARATORS << shift);
+            if len > whole {
+                len = ((len / 2) & !(block - 1)).max(whole);
+            } else if len > least {
+                len = ((len / 2) >> shift << shift).max(least);
             } else if !self.return_free_regions() {
                 return Err(error);
             }
         };
-        let metadata = &mut self.metadata;
-        let region = Region::new(reservation, dedicated, shift, metadata, account)?;
+        let region = Region::new(reservation, shift, &mut self.metadata, account)?;
         self.counts.reservations += 1;
-        if !dedicated {
-            self.next_reservation = (len * 2).min(LONGEST);
+        self.next_reservation = (len * 2).min(longest);
+        let index = self.enter(region);
+        let region = &self.regions[index];
+        let first = region.first.next_multiple_of(align_pages);
+        let mapped = if first + npages <= region.end {
+            self.map_region(heap, index, first + npages)
+        } else {
+            let kind = ErrorKind::OutOfMemory { errno: None, limit: None };
+            Err(Error::new(Operation::AllocatePages, 0, needed, kind))
+        };
+        match mapped {
+            Ok(()) => Ok(first),
+            Err(error) => {
+                self.return_region(index);
+                Err(error)
+            }
         }
-        Ok(self.regions.insert(region))
+    }
+
+    /// Enters a region. Where it meets another inside a huge page, a page between them is used by
+    /// neither: no run crosses it.
+    fn enter(&mut self, region: Region<O>) -> usize {
+        self.reserved += region.npages;
+        let index = self.regions.insert(region);
+        let (before, from) = self.regions.split_at_mut(index);
+        let (region, after) = from.split_at_mut(1);
+        let region = &mut region[0];
+        let ends = before.last().map(|before| before.start + before.npages);
+        if ends == Some(region.start) && region.start % WHOLE != 0 {
+            region.first += 1;
+            region.mapped = region.first;
+        }
+        let end = region.start + region.npages;
+        if after.first().is_some_and(|after| after.start == end) && end % WHOLE != 0 {
+            region.end -= 1;
+        }
+        index
     }
 
     /// Returns every reservation that is wholly free; whether there was one.
     fn return_free_regions(&mut self) -> bool {
         let mut returned = false;
         for index in (0..self.regions.len()).rev() {
-            returned |= self.regions[index].pages.busy() == 0 && self.return_region(index);
+            returned |= self.return_region(index);
         }
         returned
     }
 
-    /// Returns a wholly free reservation, unless the system refuses.
+    /// Returns a reservation if it is wholly free, with the lock held.
     fn return_region(&mut self, index: usize) -> bool {
-        let region = self.take_region_out(index);
-        // SAFETY: the region is out of the list: nobody else reaches its reservation.
-        let returned = unsafe { region.return_reservation() };
-        self.finish_return(region, returned)
-    }
-
-    /// Takes a wholly free region out of the list, to be returned.
-    pub(crate) fn take_region_out(&mut self, index: usize) -> Region<O> {
-        let region = self.regions.remove(index);
-        self.idle -= region.pages.idle();
-        self.departing += 1;
-        region
-    }
-
-    /// Ends a region that was returned, or enters it again.
-    pub(crate) fn finish_return(&mut self, region: Region<O>, returned: bool) -> bool {
-        self.departing -= 1;
-        if returned {
-            self.counts.returned_reservations += 1;
-            region.dispose(&mut self.metadata);
-        } else {
-            self.idle += region.pages.idle();
-            self.regions.insert(region);
-        }
+        let Some(leaving) = self.withdraw(index) else { return false };
+        let returned = leaving.to_system();
+        self.finish_return(leaving, returned);
         returned
     }
 }

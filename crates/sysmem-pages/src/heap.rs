@@ -1,16 +1,18 @@
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
 
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
+use crate::block::{Block, Now};
 use crate::limit::Limits;
 use crate::metadata::Metadata;
 use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{Options, ReleaseOnFree};
-use crate::page_map::Now;
-use crate::region::Regions;
+use crate::region::{Regions, return_reservation};
 use crate::scavenger::Keeper;
+use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
 use crate::statistics::Statistics;
+use crate::tree::Tree;
 
 /// The smallest heap page in bytes. On systems whose pages are larger, a heap page is one of
 /// theirs: [`PageHeap::page_size`].
@@ -51,11 +53,11 @@ unsafe impl Sync for Run {}
 
 /// Runs of pages, out of reservations that grow with what is in use.
 ///
-/// A run is the first place in address order that is long enough, so that what is in use gathers
-/// at low addresses and the rest can go back in long pieces. Pages that were given back are no
-/// worse a place than pages that are still backed: avoiding them would save a page fault now and
-/// spread the heap for as long as the run lives. Reservations that were made for one long run come
-/// after all others.
+/// A run that is shorter than a huge page comes from the fullest huge page that has room, so that
+/// what is in use gathers in few of them and others empty; longer runs begin at a free huge page and
+/// leave the rest of their last one to others. Where two places are equally good, the one at the
+/// lower address is taken. A search takes as long in a large heap as in a small one, but for a step
+/// where the heap is 64 times as large.
 ///
 /// All methods take `&self` and may be called from any thread. A heap can be a `static`; one that
 /// is dropped returns all of its memory, and its runs end with it.
@@ -91,19 +93,23 @@ pub struct PageHeap<O: Os + Clone> {
 /// What the lock guards.
 pub(crate) struct Pages<O: Os> {
     pub(crate) regions: Regions<O>,
+    pub(crate) tree: Tree,
     pub(crate) metadata: Metadata<O>,
+    /// Pages of address space, and those of them that are mapped.
+    pub(crate) reserved: usize,
+    pub(crate) mapped: usize,
     /// What the next reservation for all should be long, in bytes; zero before the first.
     pub(crate) next_reservation: usize,
     pub(crate) in_use: usize,
     pub(crate) idle: usize,
     /// Pages that are neither in use nor free, because they are being given back.
     pub(crate) leaving: usize,
+    /// Regions that were taken out of the list and are being returned outside the lock.
+    pub(crate) departing: usize,
     /// Bytes in use whose memory was given back, and whether more is just going.
     pub(crate) given_back_in_use: usize,
     pub(crate) giving_back_in_use: bool,
     pub(crate) counts: Counts,
-    /// Regions that were taken out of the list and are being returned outside the lock.
-    pub(crate) departing: usize,
     /// After a release that was refused, freeing does not try again before this many pages are
     /// idle.
     pub(crate) idle_before_retry: usize,
@@ -154,14 +160,17 @@ impl<O: Os + Clone> PageHeap<O> {
         };
         let pages = Pages {
             regions: Regions::new(),
+            tree: Tree::new(),
             metadata: Metadata::new(),
+            reserved: 0,
+            mapped: 0,
             next_reservation: 0,
             in_use: 0,
             idle: 0,
             leaving: 0,
+            departing: 0,
             given_back_in_use: 0,
             giving_back_in_use: false,
-            departing: 0,
             counts,
             idle_before_retry: 0,
             keeper: Keeper::Freeing,
@@ -211,12 +220,19 @@ impl<O: Os + Clone> PageHeap<O> {
             return refuse(ErrorKind::TooLong);
         }
         let align_pages = (align >> shift).max(1);
-        let (mut pages, index, first) = self.find_place(npages, align_pages)?;
-        let zeroed = pages.hand_out(index, first, npages)?;
-        let start = pages.regions[index].address_of(first);
+        let (mut pages, first) = self.find_place(npages, align_pages)?;
+        let zeroed = pages.hand_out(self, first, npages)?;
         pages.counts.allocations += 1;
-        // SAFETY: an address inside a reservation is not null.
-        Ok(Run { start: unsafe { NonNull::new_unchecked(start) }, npages, zeroed })
+        drop(pages);
+        Ok(Run { start: self.address_of(first), npages, zeroed })
+    }
+
+    /// The address of a page of the heap.
+    #[inline]
+    pub(crate) fn address_of(&self, page: usize) -> NonNull<u8> {
+        let start = ptr::with_exposed_provenance_mut(page << self.page_shift());
+        // SAFETY: page zero is in no reservation.
+        unsafe { NonNull::new_unchecked(start) }
     }
 
     /// Takes back a run, and gives memory back to the system if [`Options`] say so now.
@@ -227,8 +243,8 @@ impl<O: Os + Clone> PageHeap<O> {
     /// and nothing uses it any more.
     pub unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> Result<(), Misuse> {
         let mut pages = self.lock();
-        let (index, first) = pages.run_at(start, npages, self.page_shift())?;
-        pages.put_back(index, first, npages);
+        let first = pages.run_at(start, npages, self.page_shift())?;
+        pages.put_back(first, npages);
         pages.counts.frees += 1;
         self.release_if_due(pages);
         Ok(())
@@ -250,25 +266,22 @@ impl<O: Os + Clone> PageHeap<O> {
         let added = new_npages.checked_sub(npages).filter(|&added| added > 0)?;
         let shift = self.page_shift();
         let mut pages = self.lock();
-        let (index, first) = pages.run_at(start, npages, shift).ok()?;
-        let step = self.map_step();
-        let region = &mut pages.regions[index];
+        let first = pages.run_at(start, npages, shift).ok()?;
         let (from, end) = (first + npages, first.checked_add(new_npages)?);
-        if end > region.pages.npages() {
-            return None;
-        }
-        let mapped = region.pages.mapped();
-        if !region.pages.is_free(from, end.min(mapped) - from) {
+        let index = pages.regions.find(first)?;
+        let region = &pages.regions[index];
+        let mapped = region.mapped;
+        if end > region.end || !pages.are_free(from, end.min(mapped).saturating_sub(from)) {
             return None;
         }
         if end > mapped {
-            region.map(end, step, self.options.huge_pages).ok()?;
+            pages.map_region(self, index, end).ok()?;
             pages.counts.grows += 1;
         }
-        if !pages.is_allowed(index, from, added) {
+        if !pages.is_allowed(from, added) {
             return None;
         }
-        let zeroed = pages.hand_out(index, from, added).ok()?;
+        let zeroed = pages.hand_out(self, from, added).ok()?;
         pages.counts.extensions += 1;
         Some(zeroed)
     }
@@ -286,12 +299,12 @@ impl<O: Os + Clone> PageHeap<O> {
         new_npages: usize,
     ) -> Result<(), Misuse> {
         let mut pages = self.lock();
-        let (index, first) = pages.run_at(start, npages, self.page_shift())?;
+        let first = pages.run_at(start, npages, self.page_shift())?;
         if new_npages == 0 || new_npages > npages {
             return Err(Misuse::new(start.addr().get(), new_npages, MisuseKind::Length));
         }
         if new_npages < npages {
-            pages.put_back(index, first + new_npages, npages - new_npages);
+            pages.put_back(first + new_npages, npages - new_npages);
             pages.counts.shrinks += 1;
             self.release_if_due(pages);
         }
@@ -357,64 +370,105 @@ impl<O: Os + Clone> PageHeap<O> {
     }
 }
 
-impl<O: Os + Clone> Pages<O> {
-    /// The first place where a run fits, among reservations for all first.
-    #[inline]
-    pub(crate) fn fit(&mut self, npages: usize, align_pages: usize) -> Option<(usize, usize)> {
-        for dedicated in [false, true] {
-            for (index, region) in self.regions.iter_mut().enumerate() {
-                if region.pages.longest() < npages || region.dedicated != dedicated {
-                    continue;
-                }
-                let align = region.alignment(align_pages);
-                if let Some(first) = region.pages.fit(npages, align) {
-                    return Some((index, first));
-                }
-            }
+/// The huge page that a range of pages lies in and the first page in it, if it lies in one.
+#[inline]
+fn in_one(first: usize, npages: usize) -> Option<(usize, usize)> {
+    let at = first % WHOLE;
+    (npages <= WHOLE - at).then_some((first / WHOLE, at))
+}
+
+/// The parts of a range of pages in each huge page it touches: the huge page, the first page in it,
+/// how many.
+#[inline]
+pub(crate) fn parts(first: usize, npages: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (mut at, end) = (first, first + npages);
+    core::iter::from_fn(move || {
+        if at >= end {
+            return None;
         }
-        None
+        let (block, from) = (at / WHOLE, at % WHOLE);
+        let len = (WHOLE - from).min(end - at);
+        at += len;
+        Some((block, from, len))
+    })
+}
+
+impl<O: Os + Clone> Pages<O> {
+    /// The best place for a run among free pages.
+    #[inline]
+    pub(crate) fn fit(&self, npages: usize, align_pages: usize) -> Option<usize> {
+        if npages > WHOLE || align_pages > WHOLE {
+            let block = self.tree.free_run(npages.div_ceil(WHOLE), (align_pages / WHOLE).max(1))?;
+            return Some(block * WHOLE);
+        }
+        let place = |class| {
+            let block = self.tree.best(class)?;
+            let at = self.tree.block(block)?.fit(npages, align_pages)?;
+            Some(block * WHOLE + at)
+        };
+        match place(class_of(npages)) {
+            None if align_pages > 1 => {
+                let slack = align_pages - 1;
+                place(class_of((npages + slack).min(WHOLE))).or_else(|| place(WHOLE_CLASS))
+            }
+            found => found,
+        }
     }
 
-    /// The region and the first page of a range that may be a run.
+    /// The first page of a range that may be a run.
     #[inline]
-    fn run_at(
-        &self,
-        start: NonNull<u8>,
-        npages: usize,
-        shift: u32,
-    ) -> Result<(usize, usize), Misuse> {
+    fn run_at(&self, start: NonNull<u8>, npages: usize, shift: u32) -> Result<usize, Misuse> {
         let address = start.addr().get();
+        let first = address >> shift;
+        let aligned = address & ((1 << shift) - 1) == 0;
+        if aligned && npages > 0 && npages < usize::MAX >> shift && self.are_in_use(first, npages) {
+            return Ok(first);
+        }
         let refuse = |kind| Err(Misuse::new(address, npages, kind));
-        let Some(index) = self.regions.find(address) else {
+        let Some(index) = self.regions.find(first) else {
             return refuse(MisuseKind::Foreign);
         };
-        if address & ((1 << shift) - 1) != 0 {
-            return refuse(MisuseKind::Unaligned);
-        }
-        if npages == 0 {
-            return refuse(MisuseKind::Length);
-        }
         let region = &self.regions[index];
-        let first = region.page_of(address);
-        if npages > region.pages.mapped().saturating_sub(first) {
-            return refuse(MisuseKind::TooLong);
+        refuse(match npages {
+            _ if !aligned => MisuseKind::Unaligned,
+            0 => MisuseKind::Length,
+            _ if npages > region.mapped.saturating_sub(first) => MisuseKind::TooLong,
+            _ => MisuseKind::AlreadyFree,
+        })
+    }
+
+    /// Whether every page of a range is in use, all in one reservation.
+    #[inline]
+    fn are_in_use(&self, first: usize, npages: usize) -> bool {
+        if let Some((block, at)) = in_one(first, npages) {
+            return self.tree.block(block).is_some_and(|block| block.are_in_use(at, npages));
         }
-        if !region.pages.is_busy(first, npages) {
-            return refuse(MisuseKind::AlreadyFree);
-        }
-        Ok((index, first))
+        parts(first, npages).all(|(block, at, len)| {
+            let joined = at > 0 || block * WHOLE == first || self.tree.is_joined(block);
+            joined && self.tree.block(block).is_some_and(|block| block.are_in_use(at, len))
+        })
+    }
+
+    /// Whether every page of a mapped range of one reservation is free.
+    pub(crate) fn are_free(&self, first: usize, npages: usize) -> bool {
+        parts(first, npages).all(|(block, at, len)| {
+            self.tree.block(block).is_some_and(|block| block.are_free(at, len))
+        })
     }
 
     /// Takes free pages out for an owner, Ready; whether all of them are zero.
     #[inline]
-    fn hand_out(&mut self, index: usize, first: usize, npages: usize) -> Result<bool, Error> {
-        let region = &mut self.regions[index];
-        let idle_before = region.pages.idle();
-        let backed = region.back(first, npages);
-        // What was made Ready before a refusal stays so.
-        self.idle += region.pages.idle() - idle_before;
-        backed?;
-        let zeroed = region.pages.take(first, npages, Some(self.look));
+    fn hand_out(&mut self, heap: &PageHeap<O>, first: usize, npages: usize) -> Result<bool, Error> {
+        let look = self.look;
+        let are_backed = match in_one(first, npages).and_then(|(block, _)| self.tree.block(block)) {
+            Some(block) => block.are_backed(first % WHOLE, npages),
+            None => self.are_backed(first, npages),
+        };
+        if !are_backed {
+            self.back(heap, first, npages)?;
+        }
+        let mut zeroed = true;
+        self.change(first, npages, |block, at, len| zeroed &= block.take(at, len, look));
         self.idle -= npages;
         self.in_use += npages;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
@@ -422,9 +476,63 @@ impl<O: Os + Clone> Pages<O> {
         Ok(zeroed)
     }
 
+    #[cold]
+    fn are_backed(&self, first: usize, npages: usize) -> bool {
+        parts(first, npages).all(|(block, at, len)| {
+            self.tree.block(block).is_some_and(|block| block.are_backed(at, len))
+        })
+    }
+
+    /// Changes every huge page that a range of pages touches: there, from which page on, how many.
     #[inline]
-    fn put_back(&mut self, index: usize, first: usize, npages: usize) {
-        self.regions[index].pages.put_back(first, npages, Now::Dirty { look: self.look });
+    fn change(
+        &mut self,
+        first: usize,
+        npages: usize,
+        mut change: impl FnMut(&mut Block, usize, usize),
+    ) {
+        if let Some((block, at)) = in_one(first, npages) {
+            self.tree.change(block, |block| change(block, at, npages));
+            return;
+        }
+        for (block, at, len) in parts(first, npages) {
+            self.tree.change(block, |block| change(block, at, len));
+        }
+    }
+
+    /// Prepared → Ready for every page of a free range that is not backed.
+    #[cold]
+    fn back(&mut self, heap: &PageHeap<O>, first: usize, npages: usize) -> Result<(), Error> {
+        let shift = heap.page_shift();
+        for (block, mut at, mut len) in parts(first, npages) {
+            let Some(page) = self.tree.block(block) else { continue };
+            let whole = heap.makes_huge_pages() && page.is_free() && page.idle() == 0;
+            if whole && self.is_allowed(block * WHOLE, WHOLE) {
+                // The first access makes a huge page of it, so all of it will be in memory.
+                (at, len) = (0, WHOLE);
+            }
+            while let Some((from, count)) =
+                self.tree.block(block).and_then(|page| page.unbacked(at, len))
+            {
+                let page = block * WHOLE + from;
+                let Some(index) = self.regions.find(page) else { break };
+                let region = &self.regions[index];
+                // SAFETY: the pages are free, so nobody works on them: the caller holds the lock.
+                unsafe {
+                    region.reservation().used_shared(region.offset_of(page), count << shift)
+                }?;
+                let added = self.tree.change(block, |block| block.back(from, count));
+                // What was made Ready before a refusal stays so.
+                self.idle += added.unwrap_or(0);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn put_back(&mut self, first: usize, npages: usize) {
+        let now = Now::Dirty { look: self.look };
+        self.change(first, npages, |block, at, len| block.put_back(at, len, now));
         self.in_use -= npages;
         self.idle += npages;
     }
@@ -436,7 +544,7 @@ impl<O: Os + Clone> Drop for PageHeap<O> {
         while let Some(last) = pages.regions.len().checked_sub(1) {
             let region = pages.regions.remove(last);
             // SAFETY: the region is out of the list, so nobody else reaches its reservation.
-            drop(unsafe { region.reservation_ptr().read() });
+            unsafe { return_reservation(region.reservation_ptr()) };
         }
         // SAFETY: the list of regions is not used any more.
         unsafe { pages.metadata.free_all() };

@@ -2,10 +2,11 @@
 
 use sysmem::Os;
 
-use crate::bits::PAGES as CHUNK_PAGES;
-use crate::heap::{PageHeap, Pages};
+use crate::heap::{PageHeap, Pages, parts};
+use crate::standing::WHOLE;
 
-/// What the pages of one huge page are: 256 heap pages, or fewer where a reservation ends.
+/// What the pages of one huge page are: 256 heap pages, or fewer where a reservation begins or ends
+/// inside it.
 ///
 /// Laid out as in C, so that cells can be written to a file and drawn by another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,14 +41,22 @@ impl<O: Os + Clone> PageHeap<O> {
 impl<O: Os + Clone> Pages<O> {
     fn map(&self, cells: &mut [MapCell], shift: u32) -> usize {
         let mut count = 0;
+        let mut last = None;
         for region in self.regions.iter() {
-            for chunk in 0..region.pages.npages().div_ceil(CHUNK_PAGES) {
-                if let Some(cell) = cells.get_mut(count) {
-                    let counts = region.pages.counts(chunk);
-                    let address = region.start + ((chunk * CHUNK_PAGES) << shift);
-                    *cell = MapCell { address, ..counts };
+            for (number, at, len) in parts(region.start, region.npages) {
+                // Reservations may meet inside a huge page.
+                count += usize::from(last != Some(number));
+                let new = last.replace(number) != Some(number);
+                let Some(cell) = cells.get_mut(count - 1) else { continue };
+                if new {
+                    *cell = MapCell { address: (number * WHOLE) << shift, ..MapCell::default() };
                 }
-                count += 1;
+                let block = self.tree.block(number);
+                let [in_use, idle, given_back] = block.map_or([0; 3], |block| block.count(at, len));
+                cell.in_use += in_use as u16;
+                cell.free_backed += idle as u16;
+                cell.given_back += given_back as u16;
+                cell.unmapped += (len - in_use - idle - given_back) as u16;
             }
         }
         count

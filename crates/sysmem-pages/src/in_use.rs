@@ -24,10 +24,10 @@ impl<O: Os + Clone> PageHeap<O> {
         while gone < ranges.len() {
             let rest = &ranges[gone..];
             let mut pages = self.lock();
-            let Some(index) = pages.regions.find(rest[0].start.addr()) else { break };
+            let page_of = |range: &PageRange| range.start.addr() >> self.page_shift();
+            let Some(index) = pages.regions.find(page_of(&rest[0])) else { break };
             let region = &pages.regions[index];
-            let end = region.address_of(region.pages.npages()).addr();
-            let inside = |range: &PageRange| (region.start..end).contains(&range.start.addr());
+            let inside = |range: &PageRange| region.contains(page_of(range));
             let len = rest.iter().position(|range| !inside(range)).unwrap_or(rest.len());
             let reservation = region.reservation_ptr();
             pages.giving_back_in_use = true;
@@ -65,11 +65,12 @@ impl<O: Os + Clone> PageHeap<O> {
     /// The whole range was given back so, in a run of this heap, and no other thread works on it.
     pub unsafe fn use_again(&self, range: PageRange) -> Result<(), Error> {
         let mut pages = self.lock();
-        let Some(index) = pages.regions.find(range.start.addr()) else { return Ok(()) };
+        let shift = self.page_shift();
+        let Some(index) = pages.regions.find(range.start.addr() >> shift) else { return Ok(()) };
         if !pages.may_use_again(range.len) {
             return Err(self.refusal(&pages, range.len.div_ceil(self.page_size())));
         }
-        let offset = range.start.addr() - pages.regions[index].start;
+        let offset = range.start.addr() - (pages.regions[index].start << shift);
         // SAFETY: the caller's promise.
         unsafe { pages.regions[index].reservation().used_shared(offset, range.len) }?;
         pages.given_back_in_use -= range.len;

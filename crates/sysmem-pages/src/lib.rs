@@ -6,16 +6,20 @@
 //! needs no allocator, keeps its records in memory that it takes from the system itself, and works
 //! over any [`sysmem::Os`].
 //!
-//! The crate, from the bottom up: sets of 256 pages (`bits`); the pages of one reservation
-//! (`page_map`); memory for records (`metadata`); a reservation with its pages, and the list of
-//! them (`region`); the heap (`heap`), how it grows (`grow`), how it gives back (`release`) when
-//! (`scavenger`), also of what stays in use (`in_use`), how large it may be (`limit`), and a picture of it (`heap_map`).
+//! The crate, from the bottom up: sets of 256 pages (`bits`); a huge page of them (`block`); which
+//! huge page a short run should come from (`standing`), where a long run fits (`free_runs`); all huge
+//! pages by address (`tree`); memory for records (`metadata`); reservations (`region`); the heap
+//! (`heap`), how it grows (`grow`), how it gives back (`release`, `returning`) when (`scavenger`),
+//! also of what stays in use (`in_use`), how large it may be (`limit`), and a picture of it
+//! (`heap_map`).
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
 
 mod bits;
+mod block;
+mod free_runs;
 mod grow;
 mod heap;
 mod heap_map;
@@ -24,11 +28,13 @@ mod limit;
 mod metadata;
 mod misuse;
 mod options;
-mod page_map;
 mod region;
 mod release;
+mod returning;
 mod scavenger;
+mod standing;
 mod statistics;
+mod tree;
 mod verify;
 
 pub use heap::{Accounts, PAGE, PageHeap, Run};

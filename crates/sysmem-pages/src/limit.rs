@@ -7,7 +7,7 @@
 
 use sysmem::{Error, ErrorKind, Limit, LockGuard, Operation, Os};
 
-use crate::heap::{PageHeap, Pages};
+use crate::heap::{PageHeap, Pages, parts};
 
 /// In pages, of the size that is 1 << `shift`.
 #[derive(Clone, Copy)]
@@ -42,8 +42,8 @@ impl Limits {
     }
 }
 
-/// The locked heap, and the region and first page of a place in it.
-pub(crate) type Place<'a, O> = (LockGuard<'a, Pages<O>, O>, usize, usize);
+/// The locked heap, and the first page of a place in it.
+pub(crate) type Place<'a, O> = (LockGuard<'a, Pages<O>, O>, usize);
 
 /// The part of the soft limit, as a divisor, that other memory of the process may take.
 const BESIDES_DIVISOR: usize = 8;
@@ -106,15 +106,15 @@ impl<O: Os + Clone> PageHeap<O> {
             {
                 return Err(self.refusal(&pages, npages));
             }
-            let (index, first) = match pages.fit(npages, align_pages) {
+            let first = match pages.fit(npages, align_pages) {
                 Some(place) => place,
                 None => pages.grow(self, npages, align_pages)?,
             };
-            let Some(limits) = pages.limits else { return Ok((pages, index, first)) };
-            let wanted = pages.wanted(limits, index, first, npages);
+            let Some(limits) = pages.limits else { return Ok((pages, first)) };
+            let wanted = pages.wanted(limits, first, npages);
             // For the soft limit alone, once is enough.
             if wanted <= limits.soft() || wanted <= limits.hard && tries > 0 {
-                return Ok((pages, index, first));
+                return Ok((pages, first));
             }
             if tries == TRIES {
                 return Err(self.refusal(&pages, npages));
@@ -146,13 +146,17 @@ impl<O: Os + Clone> Pages<O> {
     }
 
     /// The pages that would be in memory if these were handed out.
-    fn wanted(&self, limits: Limits, index: usize, first: usize, npages: usize) -> usize {
-        limits.in_memory(self) + self.regions[index].pages.count_unbacked(first, npages)
+    fn wanted(&self, limits: Limits, first: usize, npages: usize) -> usize {
+        let missing = |(block, at, len)| {
+            self.tree.block(block).map_or(len, |block| block.count_unbacked(at, len))
+        };
+        let missing: usize = parts(first, npages).map(missing).sum();
+        limits.in_memory(self) + missing
     }
 
     /// Whether these pages may be handed out, as far as the hard limit goes.
-    pub(crate) fn is_allowed(&self, index: usize, first: usize, npages: usize) -> bool {
-        self.limits.is_none_or(|limits| self.wanted(limits, index, first, npages) <= limits.hard)
+    pub(crate) fn is_allowed(&self, first: usize, npages: usize) -> bool {
+        self.limits.is_none_or(|limits| self.wanted(limits, first, npages) <= limits.hard)
     }
 
     /// Whether the memory of as many bytes in use may come again, as far as the hard limit goes.

@@ -1,7 +1,8 @@
 //! Memory for the heap's own records.
 //!
-//! Blocks come from the system and stay until the heap is dropped; pieces of them are cut to powers
-//! of two, so that what is given back fits what is asked for next.
+//! Blocks come from the system and stay until the heap is dropped; pieces of them are cut to
+//! multiples of 64 bytes, long ones to powers of two, so that what is given back fits what is asked
+//! for next.
 
 use core::ptr::{self, NonNull};
 
@@ -10,15 +11,24 @@ use sysmem::{Account, Error, ErrorKind, Operation, Os, Reservation};
 /// What is taken from the system at once. A heap of 32 MiB needs some 3 KiB.
 const BLOCK: usize = 64 << 10;
 
+/// The longest piece that is not a power of two.
+const LONGEST_EXACT: usize = 4 << 10;
+
 /// The smallest piece, and the alignment of all.
 const SMALLEST: usize = 64;
-const SIZES: usize = usize::BITS as usize;
+const EXACT_SIZES: usize = LONGEST_EXACT / SMALLEST;
+const SIZES: usize = EXACT_SIZES + usize::BITS as usize;
+
+/// The list for pieces of this length.
+fn list_of(len: usize) -> usize {
+    if len <= LONGEST_EXACT { len / SMALLEST - 1 } else { EXACT_SIZES + len.ilog2() as usize }
+}
 
 pub(crate) struct Metadata<O: Os> {
     next: *mut u8,
     room: usize,
     blocks: *mut Block<O>,
-    /// Pieces for use again, linked through their first word, by the power of two they are long.
+    /// Pieces for use again, linked through their first word, by their length.
     free: [*mut FreePiece; SIZES],
     bytes: usize,
 }
@@ -53,7 +63,11 @@ impl<O: Os + Clone> Metadata<O> {
 
     fn piece_len<T>(count: usize) -> Option<usize> {
         const { assert!(align_of::<T>() <= SMALLEST) }
-        size_of::<T>().checked_mul(count)?.max(SMALLEST).checked_next_power_of_two()
+        let len = size_of::<T>().checked_mul(count)?.max(1);
+        if len <= LONGEST_EXACT {
+            return Some(len.next_multiple_of(SMALLEST));
+        }
+        len.checked_next_power_of_two()
     }
 
     /// Room for `count` values of all zero bytes.
@@ -67,7 +81,7 @@ impl<O: Os + Clone> Metadata<O> {
             let error = Error::new(Operation::Alloc, 0, usize::MAX, ErrorKind::TooLong);
             return Err(error);
         };
-        let list = &mut self.free[len.ilog2() as usize];
+        let list = &mut self.free[list_of(len)];
         if let Some(piece) = NonNull::new(*list) {
             // SAFETY: a free piece is nobody else's, and its first word leads to the next.
             *list = unsafe { piece.read() }.next;
@@ -98,9 +112,9 @@ impl<O: Os + Clone> Metadata<O> {
 
     /// # Safety
     ///
-    /// The `len` bytes, a power of two, are the caller's and not used any more.
+    /// The `len` bytes, the length of a piece, are the caller's and not used any more.
     unsafe fn give_piece(&mut self, piece: NonNull<u8>, len: usize) {
-        let list = &mut self.free[len.ilog2() as usize];
+        let list = &mut self.free[list_of(len)];
         let piece: NonNull<FreePiece> = piece.cast();
         // SAFETY: the caller's promise; every piece has room for a pointer.
         unsafe { piece.write(FreePiece { next: *list }) };
@@ -115,9 +129,9 @@ impl<O: Os + Clone> Metadata<O> {
             Err(_) if needed < usual => Reservation::alloc_in(os.clone(), needed, account)?,
             answer => answer?,
         };
-        // What is left of the block before goes to the lists, the largest power of two first.
+        // What is left of the block before goes to the lists, the longest piece first.
         while self.room >= SMALLEST {
-            let len = 1 << self.room.ilog2();
+            let len = if self.room <= LONGEST_EXACT { self.room } else { 1 << self.room.ilog2() };
             if let Some(rest) = NonNull::new(self.next) {
                 // SAFETY: the rest of a block that nobody was given.
                 unsafe { self.give_piece(rest, len) };

@@ -4,31 +4,47 @@
 //! of the lock for the call to the system, and makes them free again, given back. So no thread
 //! waits for the call, and none is handed a page that the call is about to drop.
 //!
-//! Reservations made for one run go first, whole. Then whole free chunks, which are whole huge
-//! pages on most systems, then shorter and shorter runs; among those of one length from the
-//! highest address down, because runs are handed out from the lowest up.
+//! Free huge pages go first, whole. Then those are broken that are less than half in use, because
+//! they lose least by it, and of others long runs before short ones; from the highest address
+//! down. A long reservation that is wholly free is returned.
 
-use sysmem::{Contents, GiveBack, Os, PageRange};
+use core::ptr::NonNull;
 
-use crate::bits::PAGES as CHUNK_PAGES;
-use crate::heap::{PageHeap, Pages};
-use crate::page_map::Now;
-use crate::region::Region;
+use sysmem::{Contents, Os, PageRange, Reservation};
+
+use crate::block::{Block, Now};
+use crate::heap::{PageHeap, Pages, parts};
+use crate::returning::Returning;
+use crate::scavenger::QUIET_LOOKS;
+use crate::standing::WHOLE;
 
 /// The ranges of one call: a KiB on the stack.
 const BATCH: usize = 64;
 
+/// A reservation goes whole for up to this part more than was asked for.
+const SLACK: usize = 8;
+
+/// What a release looks for, in this order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Free huge pages.
+    Whole,
+    /// Idle pages in huge pages that are at most half in use.
+    Sparse,
+    /// Long runs of idle pages.
+    Long,
+    Any,
+}
+
 /// How far a release has come.
 pub(crate) struct Search {
-    /// The least length in pages of the runs looked for.
-    least: usize,
-    /// All with higher addresses were looked at.
+    stage: Stage,
+    /// All huge pages from this one on were looked at.
     below: usize,
     /// There is no more, or the system refused.
     pub(crate) done: bool,
     pub(crate) refused: bool,
-    /// For the scavenger, the number of its look: it leaves alone what is not idle long enough, and
-    /// reservations that are longer than what should go.
+    /// For the scavenger, the number of its look: it leaves alone what is not idle long enough.
     quiet_at: Option<u32>,
 }
 
@@ -38,7 +54,7 @@ impl Search {
 
     /// For whatever is idle.
     const ALL: Search = Search {
-        least: CHUNK_PAGES,
+        stage: Stage::Whole,
         below: usize::MAX,
         done: false,
         refused: false,
@@ -50,63 +66,77 @@ impl Search {
         Search { quiet_at: Some(look), ..Search::ALL }
     }
 
-    /// Goes on with shorter runs; whether there are any. The scavenger walks large heaps often, and
-    /// takes fewer steps.
-    fn shorter(&mut self) -> bool {
-        if self.least == 1 {
-            return false;
-        }
-        self.least /= if self.quiet_at.is_some() { 16 } else { 2 };
+    /// Goes on with the next stage; whether there is one.
+    fn next_stage(&mut self) -> bool {
+        self.stage = match self.stage {
+            Stage::Whole => Stage::Sparse,
+            Stage::Sparse => Stage::Long,
+            Stage::Long => Stage::Any,
+            Stage::Any => return false,
+        };
         self.below = usize::MAX;
         true
+    }
+
+    /// The least length of free runs that this stage takes idle pages from; `None` where it takes
+    /// none from this huge page.
+    fn least(&self, block: &Block) -> Option<usize> {
+        let untouched = self.quiet_at.map(|look| look.wrapping_sub(block.touched()));
+        if !block.is_free() && untouched.is_some_and(|looks| looks < QUIET_LOOKS) {
+            return None;
+        }
+        match self.stage {
+            Stage::Sparse if block.in_use() > WHOLE / 2 => None,
+            Stage::Long => Some(16),
+            _ => Some(1),
+        }
     }
 }
 
 /// What one call is to give back.
 enum Work<O: Os> {
-    /// The pages of the batch, all of one region, which were taken out.
-    Pages { index: usize },
-    /// A region, which was taken out of the list.
-    Whole(Region<O>),
+    /// The ranges of the batch, all of one reservation, which were taken out.
+    Ranges(NonNull<Reservation<O>>),
+    /// A whole reservation.
+    Whole(Returning<O>),
 }
 
-/// Ranges for one call, in no order.
+/// Ranges for one call, in no order: pages and how many.
 struct Batch {
-    ranges: [PageRange; BATCH],
+    ranges: [(usize, usize); BATCH],
     len: usize,
     npages: usize,
+    /// The region that all of them lie in.
+    region: Option<usize>,
 }
 
 impl Batch {
-    /// Adds a range if there is room.
-    fn add(&mut self, start: *mut u8, len: usize) -> bool {
-        for range in &mut self.ranges[..self.len] {
-            if start.wrapping_add(len) == range.start {
-                *range = PageRange::new(start, range.len + len);
-                return true;
-            }
-            if range.start.wrapping_add(range.len) == start {
-                range.len += len;
-                return true;
-            }
-        }
-        if self.len == BATCH {
+    /// Adds pages if there is room.
+    fn add(&mut self, first: usize, npages: usize) -> bool {
+        let ranges = &mut self.ranges[..self.len];
+        if let Some(range) = ranges.iter_mut().find(|range| first + npages == range.0) {
+            *range = (first, range.1 + npages);
+        } else if let Some(range) = ranges.iter_mut().find(|range| range.0 + range.1 == first) {
+            range.1 += npages;
+        } else if self.len < BATCH {
+            self.ranges[self.len] = (first, npages);
+            self.len += 1;
+        } else {
             return false;
         }
-        self.ranges[self.len] = PageRange::new(start, len);
-        self.len += 1;
+        self.npages += npages;
         true
     }
 
-    fn ranges(&self) -> &[PageRange] {
+    fn ranges(&self) -> &[(usize, usize)] {
         &self.ranges[..self.len]
     }
 }
 
 impl<O: Os + Clone> PageHeap<O> {
     /// Gives at least `bytes` of free backed memory back to the system, if there is as much, and
-    /// less than a huge page more, except that a reservation made for one run goes whole. Returns
-    /// how many bytes; fewer when the system refuses.
+    /// less than a huge page more, or up to an eighth where a whole reservation goes. Returns how many
+    /// bytes; fewer when the system refuses.
     pub fn release(&self, bytes: usize) -> usize {
         let shift = self.page_shift();
         let want = bytes.div_ceil(1 << shift);
@@ -144,48 +174,65 @@ impl<O: Os + Clone> PageHeap<O> {
     /// One call to the system. `want` says how many idle pages should go. Returns how many went.
     /// The caller holds the lock `releasing`.
     fn release_batch(&self, search: &mut Search, want: impl FnOnce(&Pages<O>) -> usize) -> usize {
-        let nothing = PageRange::new(core::ptr::null_mut(), 0);
-        let mut batch = Batch { ranges: [nothing; BATCH], len: 0, npages: 0 };
+        let mut batch = Batch { ranges: [(0, 0); BATCH], len: 0, npages: 0, region: None };
         let mut pages = self.lock();
         let want = want(&pages);
         let Some(work) = pages.choose(want, search, &mut batch, self.page_shift()) else {
             search.done = true;
             return 0;
         };
+        drop(pages);
         let (released, refused) = match work {
-            Work::Whole(region) => {
-                drop(pages);
-                let idle = region.pages.idle();
-                // SAFETY: the region is out of the list: nobody else reaches its reservation.
-                let returned = unsafe { region.return_reservation() };
-                pages = self.lock();
-                pages.finish_return(region, returned);
-                (if returned { idle } else { 0 }, !returned)
-            }
-            Work::Pages { index } => {
-                let reservation = pages.regions[index].reservation_ptr();
-                drop(pages);
-                // SAFETY: a region stays, and its reservation stays where it is, while a page of
-                // it is not free.
-                let reservation = unsafe { reservation.as_ref() };
-                let how = self.options.give_back;
-                // SAFETY: the pages were taken out, so they are ours and nobody uses them.
-                let answer = unsafe { reservation.unused_batch_shared(batch.ranges(), how) };
-                let done = answer.map_or_else(|stopped| stopped.done, |()| batch.len);
-                pages = self.lock();
-                (pages.put_back_batch(&batch, done, self, how), answer.is_err())
-            }
+            Work::Whole(leaving) => self.give_back_whole(leaving),
+            Work::Ranges(reservation) => self.give_back(reservation, &batch),
         };
+        let mut pages = self.lock();
         if refused {
             (search.done, search.refused) = (true, true);
             pages.counts.failed_releases += 1;
-            pages.idle_before_retry = pages.idle + pages.idle / 4 + CHUNK_PAGES;
+            pages.idle_before_retry = pages.idle + pages.idle / 4 + WHOLE;
         } else {
             pages.counts.releases += 1;
             pages.idle_before_retry = 0;
         }
         pages.counts.released_pages += released as u64;
         released
+    }
+
+    /// Returns a reservation; how many pages were given back, and whether the system refused.
+    fn give_back_whole(&self, leaving: Returning<O>) -> (usize, bool) {
+        let returned = leaving.to_system();
+        let idle = leaving.idle;
+        self.lock().finish_return(leaving, returned);
+        (if returned { idle } else { 0 }, !returned)
+    }
+
+    /// Gives back the pages of a batch; how many were, and whether the system refused.
+    fn give_back(&self, reservation: NonNull<Reservation<O>>, batch: &Batch) -> (usize, bool) {
+        let how = self.options.give_back;
+        let mut ranges = [PageRange::new(core::ptr::null_mut(), 0); BATCH];
+        for (range, &(first, npages)) in ranges.iter_mut().zip(batch.ranges()) {
+            *range = PageRange::new(self.address_of(first).as_ptr(), npages << self.page_shift());
+        }
+        // SAFETY: a region stays, and its reservation stays where it is, while a page of it is
+        // not free.
+        let reservation = unsafe { reservation.as_ref() };
+        // SAFETY: the pages were taken out, so they are ours and nobody uses them.
+        let answer = unsafe { reservation.unused_batch_shared(&ranges[..batch.len], how) };
+        let done = answer.map_or_else(|stopped| stopped.done, |()| batch.len);
+        let zero = self.os.unused_contract(how).contents == Contents::Zero;
+        let mut pages = self.lock();
+        let released = pages.put_back_batch(batch, done, zero);
+        // What is left of a reservation without any memory is address space.
+        let start = batch.ranges()[0].0;
+        let shift = self.page_shift();
+        let is_empty = |&index: &usize| pages.idle_of_returnable(index, shift) == Some(0);
+        let region = pages.regions.find(start).filter(is_empty);
+        if let Some(leaving) = region.and_then(|index| pages.withdraw(index)) {
+            drop(pages);
+            self.give_back_whole(leaving);
+        }
+        (released, answer.is_err())
     }
 }
 
@@ -199,85 +246,82 @@ impl<O: Os + Clone> Pages<O> {
         batch: &mut Batch,
         shift: u32,
     ) -> Option<Work<O>> {
-        let scavenges = search.quiet_at.is_some();
-        if want == 0 && !scavenges {
-            return None;
-        }
-        if want >= self.idle && search.least > 1 && !scavenges {
-            // Everything goes: no use in looking for the longest first.
-            *search = Search { least: 1, ..Search::ALL };
-        }
-        for index in (0..self.regions.len()).rev() {
-            let pages = &self.regions[index].pages;
-            let free = self.regions[index].dedicated && pages.busy() == 0;
-            // A long one would take the scavenger long; it is emptied first.
-            if free && (!scavenges || pages.idle() <= want) {
-                return Some(Work::Whole(self.take_region_out(index)));
-            }
-        }
         if want == 0 {
             return None;
         }
-        loop {
-            for index in (0..self.regions.len()).rev() {
-                let region = &mut self.regions[index];
-                if region.start >= search.below || region.pages.idle() == 0 {
-                    continue;
-                }
-                let below = region.page_of(search.below).min(region.pages.npages());
-                let down_to = region.pages.idle_runs_below(
-                    below,
-                    search.least,
-                    search.quiet_at,
-                    |first, len| {
-                        if batch.npages >= want
-                            || !batch.add(region.address_of(first), len << shift)
-                        {
-                            return false;
-                        }
-                        batch.npages += len;
-                        true
-                    },
-                );
-                search.below = region.start + (down_to << shift);
-                if batch.len > 0 {
-                    for range in batch.ranges() {
-                        let first = region.page_of(range.start.addr());
-                        region.pages.take(first, range.len >> shift, None);
-                    }
-                    self.idle -= batch.npages;
-                    self.leaving += batch.npages;
-                    return Some(Work::Pages { index });
-                }
-            }
-            if !search.shorter() {
-                return None;
-            }
+        if want >= self.idle && search.quiet_at.is_none() && search.stage != Stage::Any {
+            // Everything goes: no use in looking for the best first.
+            *search = Search { stage: Stage::Any, ..Search::ALL };
         }
+        loop {
+            let next = match search.stage {
+                Stage::Whole => self.tree.last_free_backed(),
+                _ => self.tree.last_idle(search.below),
+            };
+            let Some(number) = next else {
+                if batch.len > 0 || !search.next_stage() {
+                    break;
+                }
+                continue;
+            };
+            if batch.len == 0 {
+                // A reservation that is to go as a whole goes in one call.
+                let page = self.tree.block(number).and_then(|block| block.idle_runs(1).next());
+                let page = number * WHOLE + page?.0;
+                let index = self.regions.find(page)?;
+                let enough = want.saturating_add(want / SLACK);
+                if self.idle_of_returnable(index, shift).is_some_and(|idle| idle <= enough) {
+                    return self.withdraw(index).map(Work::Whole);
+                }
+            }
+            let complete = self.take_idle(number, want, search, batch);
+            if !complete {
+                break;
+            }
+            search.below = number;
+        }
+        self.idle -= batch.npages;
+        self.leaving += batch.npages;
+        batch.region.map(|index| Work::Ranges(self.regions[index].reservation_ptr()))
+    }
+
+    /// Takes idle pages of a huge page into a batch; false if the batch takes no more.
+    fn take_idle(
+        &mut self,
+        number: usize,
+        want: usize,
+        search: &Search,
+        batch: &mut Batch,
+    ) -> bool {
+        let Some(block) = self.tree.block(number) else { return true };
+        let Some(least) = search.least(block) else { return true };
+        for (at, len) in block.idle_runs(least) {
+            let first = number * WHOLE + at;
+            let index = *batch.region.get_or_insert_with(|| {
+                // Every page of the heap lies in a region.
+                self.regions.find(first).unwrap_or(usize::MAX)
+            });
+            let same = self.regions.get(index).is_some_and(|region| region.contains(first));
+            if !same || batch.npages >= want || !batch.add(first, len) {
+                return false;
+            }
+            self.tree.change(number, |block| block.take_leaving(at, len));
+        }
+        true
     }
 
     /// Makes the pages of a batch free again, of which the first `done` ranges were given back.
     /// Returns how many pages that was.
-    fn put_back_batch(
-        &mut self,
-        batch: &Batch,
-        done: usize,
-        heap: &PageHeap<O>,
-        how: GiveBack,
-    ) -> usize {
-        let zero = heap.os.unused_contract(how).contents == Contents::Zero;
+    fn put_back_batch(&mut self, batch: &Batch, done: usize, zero: bool) -> usize {
         let mut released = 0;
-        for (number, range) in batch.ranges().iter().enumerate() {
-            let (address, npages) = (range.start.addr(), range.len >> heap.page_shift());
-            let Some(index) = self.regions.find(address) else { continue };
-            let region = &mut self.regions[index];
-            let given_back = number < done;
-            let now = if given_back { Now::GivenBack { zero } } else { Now::Unchanged };
-            region.pages.put_back(region.page_of(address), npages, now);
-            if given_back {
-                released += npages;
-            } else {
-                self.idle += npages;
+        for (number, &(first, npages)) in batch.ranges().iter().enumerate() {
+            let now = if number < done { Now::GivenBack { zero } } else { Now::Unchanged };
+            for (block, at, len) in parts(first, npages) {
+                self.tree.change(block, |block| block.put_back(at, len, now));
+            }
+            match number < done {
+                true => released += npages,
+                false => self.idle += npages,
             }
             self.leaving -= npages;
         }

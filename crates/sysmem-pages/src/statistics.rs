@@ -2,8 +2,8 @@ use sysmem::Os;
 
 use crate::heap::Pages;
 
-/// What a page heap says at one moment. The first group is in bytes, the second counts events
-/// since the heap was made.
+/// What a page heap says at one moment. The first group is in bytes, the second tells how
+/// dense huge pages are, the third counts events since the heap was made.
 ///
 /// `reserved` is the sum of `in_use`, `free_backed`, `given_back`, `releasing` and `unmapped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,17 @@ pub struct Statistics {
     /// The hard limit on the same.
     pub hard_limit: u64,
 
+    /// Handed out from huge pages that are intact: no part was given back while others stayed.
+    pub in_use_intact: u64,
+    /// Huge pages that are wholly free and in memory.
+    pub free_huge_pages: u64,
+    /// Huge pages that are wholly free and not in memory.
+    pub given_back_huge_pages: u64,
+    /// Intact huge pages of which up to an eighth, two eighths, … all is in use.
+    pub intact_huge_pages: [u64; 8],
+    /// The same of broken huge pages.
+    pub broken_huge_pages: [u64; 8],
+
     /// Runs handed out.
     pub allocations: u64,
     /// Runs taken back.
@@ -53,13 +64,22 @@ pub struct Statistics {
     pub released: u64,
 }
 
+impl Statistics {
+    /// The part of free memory that is not in whole huge pages of `huge_page` bytes, from 0 to 1: 0
+    /// where all of it could be had or given back in huge pages.
+    pub fn fragmentation(&self, huge_page: u64) -> f64 {
+        let free = self.free_backed + self.given_back;
+        let whole = (self.free_huge_pages + self.given_back_huge_pages) * huge_page;
+        if free == 0 { 0.0 } else { 1.0 - whole as f64 / free as f64 }
+    }
+}
+
 impl<O: Os + Clone> Pages<O> {
     pub(crate) fn statistics(&self, shift: u32) -> Statistics {
         let bytes = |npages: usize| (npages as u64) << shift;
-        let npages: usize = self.regions.iter().map(|region| region.pages.npages()).sum();
-        let mapped: usize = self.regions.iter().map(|region| region.pages.mapped()).sum();
-        let counts = &self.counts;
         let (soft_limit, hard_limit) = self.limit_bytes(shift);
+        let (npages, mapped) = (self.reserved, self.mapped);
+        let (counts, tree) = (&self.counts, &self.tree);
         Statistics {
             in_use: bytes(self.in_use),
             in_use_given_back: self.given_back_in_use as u64,
@@ -72,6 +92,11 @@ impl<O: Os + Clone> Pages<O> {
             metadata: self.metadata.bytes() as u64,
             soft_limit,
             hard_limit,
+            in_use_intact: bytes(self.in_use - tree.in_use_broken()),
+            free_huge_pages: tree.free_backed() as u64,
+            given_back_huge_pages: tree.given_back() as u64,
+            intact_huge_pages: tree.intact().map(|count| count as u64),
+            broken_huge_pages: tree.broken().map(|count| count as u64),
             allocations: counts.allocations,
             frees: counts.frees,
             extensions: counts.extensions,

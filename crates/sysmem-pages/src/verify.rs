@@ -2,8 +2,10 @@ use core::fmt;
 
 use sysmem::{Os, State};
 
+use crate::block::PageKind;
 use crate::heap::{PageHeap, Pages};
 use crate::region::Region;
+use crate::standing::WHOLE;
 
 /// Two records of a page heap that contradict each other: a defect of the heap, or its memory was
 /// overwritten.
@@ -40,7 +42,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// For tests and debugging: it holds the lock all the while.
     pub fn verify(&self) -> Result<(), Inconsistency> {
         let pages = self.lock();
-        pages.verify_regions()?;
+        pages.verify_regions(self.page_shift())?;
         let statistics = pages.statistics(self.page_shift());
         if pages.leaving != 0 || pages.departing != 0 || pages.giving_back_in_use {
             return Ok(());
@@ -61,52 +63,48 @@ impl<O: Os + Clone> PageHeap<O> {
 }
 
 impl<O: Os + Clone> Pages<O> {
-    fn verify_regions(&self) -> Result<(), Inconsistency> {
-        let (mut busy, mut idle, mut before) = (0, 0, 0);
+    fn verify_regions(&self, shift: u32) -> Result<(), Inconsistency> {
+        self.tree.check().map_err(|(what, block, kept, counted)| Inconsistency {
+            what,
+            address: (block * WHOLE) << shift,
+            kept: kept as u64,
+            counted: counted as u64,
+        })?;
+        let (mut in_use, mut idle, mut reserved, mut mapped, mut before) = (0, 0, 0, 0, 0);
         let mut given_back_in_use = 0;
         for region in self.regions.iter() {
-            let pages = &region.pages;
             if region.start < before {
-                return equal("the order of reservations", region.start, 1, 0);
+                return equal("the order of reservations", region.start << shift, 1, 0);
             }
-            before = region.address_of(pages.npages()).addr();
-            pages.check().map_err(|(what, page, kept, counted)| Inconsistency {
-                what,
-                address: region.address_of(page).addr(),
-                kept: kept as u64,
-                counted: counted as u64,
-            })?;
-            busy += pages.busy() as u64;
-            idle += pages.idle() as u64;
-            let mut at = 0;
-            while self.leaving == 0 && !self.giving_back_in_use && at < pages.npages() {
-                let (kind, end) = pages.alike(at);
-                if kind.mapped && !kind.free {
-                    let (from, to) = (region.address_of(at).addr(), region.address_of(end).addr());
-                    given_back_in_use +=
-                        region.prepared_bytes(from - region.start, to - region.start);
+            before = region.start + region.npages;
+            reserved += region.npages as u64;
+            mapped += (region.mapped - region.first) as u64;
+            let mut at = region.start;
+            while at < before {
+                let (kind, end) = self.alike(at, before);
+                match kind {
+                    PageKind::InUse => in_use += (end - at) as u64,
+                    PageKind::Idle => idle += (end - at) as u64,
+                    PageKind::Absent | PageKind::GivenBack => {}
+                }
+                if kind == PageKind::InUse {
+                    let (from, to) = (region.offset_of(at), region.offset_of(end));
+                    given_back_in_use += region.prepared_bytes(from, to);
                     at = end;
                     continue;
                 }
-                let expected = match (kind.mapped, kind.backed) {
-                    (false, _) => State::Reserved,
-                    (true, false) => State::Prepared,
-                    (true, true) => State::Ready,
+                let expected = match kind {
+                    PageKind::Absent => State::Reserved,
+                    PageKind::GivenBack => State::Prepared,
+                    PageKind::Idle | PageKind::InUse => State::Ready,
                 };
-                let offset = |page| region.address_of(page).addr() - region.start;
-                let found = region.reservation().state(offset(at));
-                let same =
-                    found.is_some_and(|(state, _, to)| state == expected && to >= offset(end));
-                if !same {
+                let found = region.reservation().state(region.offset_of(at));
+                let same = found
+                    .is_some_and(|(state, _, to)| state == expected && to >= region.offset_of(end));
+                if !same && self.leaving == 0 {
                     let found = found.map_or(u64::MAX, |(state, ..)| state as u64);
                     let what = "the state of pages (0 Reserved, 1 Prepared, 2 Ready)";
-                    let address = region.address_of(at).addr();
-                    return Err(Inconsistency {
-                        what,
-                        address,
-                        kept: expected as u64,
-                        counted: found,
-                    });
+                    return equal(what, at << shift, expected as u64, found);
                 }
                 at = end;
             }
@@ -115,8 +113,32 @@ impl<O: Os + Clone> Pages<O> {
             let kept = self.given_back_in_use as u64;
             equal("bytes given back in use", 0, kept, given_back_in_use)?;
         }
-        equal("pages in use or leaving", 0, (self.in_use + self.leaving) as u64, busy)?;
-        equal("pages free and backed", 0, self.idle as u64, idle)
+        equal("pages in use", 0, self.in_use as u64, in_use)?;
+        equal("pages free and backed", 0, self.idle as u64, idle)?;
+        if self.departing != 0 {
+            return Ok(());
+        }
+        equal("pages reserved", 0, self.reserved as u64, reserved)?;
+        equal("pages mapped", 0, self.mapped as u64, mapped)
+    }
+
+    /// What a page is, and the first page after it, up to `end`, that is something else.
+    fn alike(&self, at: usize, end: usize) -> (PageKind, usize) {
+        let part = |page: usize| match self.tree.block(page / WHOLE) {
+            Some(block) => {
+                let (kind, to) = block.alike(page % WHOLE);
+                (kind, page / WHOLE * WHOLE + to)
+            }
+            None => (PageKind::Absent, (page / WHOLE + 1) * WHOLE),
+        };
+        let (kind, mut to) = part(at);
+        while to < end {
+            match part(to) {
+                (next, further) if next == kind => to = further,
+                _ => break,
+            }
+        }
+        (kind, to.min(end))
     }
 }
 

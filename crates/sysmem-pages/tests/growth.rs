@@ -60,14 +60,17 @@ fn reservations_double_from_4_to_32_mib() {
 }
 
 #[test]
-fn a_run_of_more_than_32_mib_has_a_reservation_of_its_own_length() {
+fn a_run_of_more_than_32_mib_has_a_reservation_as_long_in_whole_huge_pages() {
     let heap = heap_on(&Simulated::new(real(GIB)), Options::new());
     heap.allocate(1, PAGE).unwrap();
     let before = heap.statistics().reserved;
-    heap.allocate(33 * MIB / PAGE, PAGE).unwrap();
-    assert_eq!(heap.statistics().reserved - before, 33 * MIB as u64);
-    heap.allocate(1, PAGE).unwrap();
-    assert_eq!(heap.statistics().reserved - before, 33 * MIB as u64);
+    let long = heap.allocate(33 * MIB / PAGE, PAGE).unwrap();
+    assert_eq!(heap.statistics().reserved - before, 34 * MIB as u64);
+    assert_eq!(long.start.addr().get() % (2 * MIB), 0);
+    // What is left of its last huge page is for others: that is half in use, the first hardly.
+    let short = heap.allocate(1, PAGE).unwrap();
+    assert_eq!(short.start.addr().get(), long.start.addr().get() + 33 * MIB);
+    assert_eq!(heap.statistics().reserved - before, 34 * MIB as u64);
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn a_long_run_that_is_freed_gives_its_address_space_back() {
 #[test]
 fn a_released_run_is_handed_out_zeroed() {
     let heap = heap(Options::new().release_on_free(ReleaseOnFree::Never));
+    let _stays = heap.allocate(1, PAGE).unwrap();
     let run = heap.allocate(100, PAGE).unwrap();
     assert!(run.zeroed, "fresh memory is");
     bytes(&heap, run).fill(0xA5);
@@ -65,6 +66,7 @@ fn a_released_run_is_handed_out_zeroed() {
 fn lazily_released_memory_is_not_called_zero() {
     let options = Options::new().give_back(GiveBack::Lazy).release_on_free(ReleaseOnFree::Never);
     let heap = heap(options);
+    let _stays = heap.allocate(1, PAGE).unwrap();
     let run = heap.allocate(10, PAGE).unwrap();
     free(&heap, run);
     assert_eq!(heap.release_all(), 10 * heap.page_size());

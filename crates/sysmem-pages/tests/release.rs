@@ -49,7 +49,9 @@ fn given_back(kernel: &Traced<Simulated>) -> Vec<(usize, usize)> {
     let mut ranges = Vec::new();
     for record in kernel.records() {
         match record.call {
-            Call::Madvise { address, len, .. } => ranges.push((address, len)),
+            Call::Madvise { address, len, .. } | Call::Munmap { address, len } => {
+                ranges.push((address, len));
+            }
             Call::ProcessMadvise { ranges: batch, .. } => {
                 ranges.extend(batch.iter().map(|range| (range.start.addr(), range.len)));
             }
@@ -73,32 +75,39 @@ fn memory_leaves_the_process_when_it_is_released() {
 }
 
 #[test]
-fn whole_huge_pages_go_first_then_longer_runs_then_shorter() {
+fn free_huge_pages_go_first_then_sparse_ones_then_long_runs_then_short_ones() {
     let kernel = Traced::new(simulated());
     let heap = heap_on(&kernel, by_hand());
-    // Five huge pages in a row of one reservation, in address order.
-    heap.allocate(2 * HUGE, PAGE).unwrap();
-    let base = touched(&heap, HUGE).start.addr().get();
-    let parts: Vec<Run> =
-        [10, 1, 40, 5, 3 * HUGE - 56, 8, HUGE - 8].map(|npages| touched(&heap, npages)).into();
-    let at = |run: &Run| (run.start.addr().get(), run.npages * PAGE);
-    assert_eq!(at(&parts[0]).0, base + HUGE_PAGE, "the runs follow each other");
-    for index in [0, 2, 4, 5] {
-        free(&heap, parts[index]);
+    // What follows lies in one reservation.
+    for npages in [2 * HUGE, 4 * HUGE] {
+        heap.allocate(npages, PAGE).unwrap();
     }
+    // Each of these fills a huge page.
+    let parts = [[250, 6], [100, 156], [236, 20], [128, 128], [HUGE - 5, 5], [HUGE - 1, 1]];
+    let runs: Vec<[Run; 2]> =
+        parts.iter().map(|pair| pair.map(|npages| touched(&heap, npages))).collect();
+    let base = runs[0][0].start.addr().get();
+    let at = |index: usize| base + index * HUGE_PAGE;
+    let free_whole = touched(&heap, HUGE);
+    for (index, pair) in runs.iter().enumerate() {
+        assert_eq!(pair[0].start.addr().get(), at(index), "{index}");
+        assert_eq!(pair[1].start.addr().get(), at(index) + parts[index][0] * PAGE, "{index}");
+    }
+    free(&heap, free_whole);
+    runs.iter().for_each(|pair| free(&heap, pair[1]));
     kernel.clear();
-    // Of the run of nearly three huge pages, two are whole; its rest is joined to the short run
-    // after it only as far as the huge page goes.
-    assert_eq!(heap.release(PAGE), HUGE_PAGE);
-    assert_eq!(heap.release(HUGE_PAGE), HUGE_PAGE);
-    let whole = given_back(&kernel);
-    assert_eq!(whole, [(base + 3 * HUGE_PAGE, HUGE_PAGE), (base + 2 * HUGE_PAGE, HUGE_PAGE)]);
-    kernel.clear();
-    assert_eq!(heap.release(PAGE), (HUGE - 56) * PAGE);
-    assert_eq!(heap.release(PAGE), 40 * PAGE);
-    assert_eq!(heap.release(PAGE), 10 * PAGE);
-    assert_eq!(given_back(&kernel)[1..], [at(&parts[2]), at(&parts[0])]);
-    assert_eq!(heap.release(PAGE), 8 * PAGE);
+    let free_whole = (free_whole.start.addr().get(), HUGE_PAGE);
+    let tail = |index: usize| {
+        let [used, freed] = parts[index];
+        (at(index) + used * PAGE, freed * PAGE)
+    };
+    // More than half of huge page 1 is free, half of 3, a long run of 2, and little of the others.
+    let order = [free_whole, tail(3), tail(1), tail(2), tail(5), tail(4), tail(0)];
+    for (address, len) in order {
+        kernel.clear();
+        assert_eq!(heap.release(PAGE), len);
+        assert_eq!(given_back(&kernel), [(address, len)]);
+    }
     assert_eq!(heap.release(PAGE), 0);
     heap.verify().unwrap();
 }
@@ -205,10 +214,10 @@ fn a_refused_release_keeps_pages_and_is_not_tried_again_at_once() {
     let options = Options::new().release_on_free(ReleaseOnFree::Above { bytes: MIB, divisor: 8 });
     let heap = heap_on(&kernel, options);
     let runs: Vec<Run> = (0..600).map(|_| touched(&heap, 4)).collect();
-    kernel.fail_every(
-        |call| matches!(call, Call::Madvise { .. } | Call::ProcessMadvise { .. }),
-        Errno(12),
-    );
+    let gives_back = |call: &Call| {
+        matches!(call, Call::Madvise { .. } | Call::ProcessMadvise { .. } | Call::Munmap { .. })
+    };
+    kernel.fail_every(gives_back, Errno(12));
     for &run in &runs[..500] {
         free(&heap, run);
     }
@@ -238,20 +247,5 @@ fn a_reservation_that_cannot_be_returned_is_kept_and_used() {
     free(&heap, again);
     assert_eq!(heap.release_all(), 40 * MIB);
     assert_eq!(heap.statistics().reserved, 0);
-    heap.verify().unwrap();
-}
-
-#[test]
-fn short_runs_go_into_reservations_of_long_ones_only_when_there_is_no_room_elsewhere() {
-    let heap = heap_on(&simulated(), by_hand());
-    heap.allocate(1, PAGE).unwrap();
-    let long = touched(&heap, 40 * MIB / PAGE);
-    free(&heap, long);
-    // Room for all but this one, in what is mapped.
-    let short = heap.allocate(HUGE - 1, PAGE).unwrap();
-    let held = long.start.addr().get()..long.start.addr().get() + 40 * MIB;
-    assert!(!held.contains(&short.start.addr().get()));
-    let next = heap.allocate(1, PAGE).unwrap();
-    assert!(held.contains(&next.start.addr().get()), "before the heap grows");
     heap.verify().unwrap();
 }

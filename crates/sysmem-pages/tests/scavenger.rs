@@ -245,14 +245,18 @@ fn one_step_gives_back_32_mib_at_most_even_of_one_long_run() {
 #[test]
 fn a_refusal_is_not_tried_again_at_once() {
     let mut machine = Machine::new(Duration::ZERO);
+    // Reserving at a multiple of a huge page cuts off what is too much, which needs munmap.
+    let runs: Vec<Run> = (0..40).map(|_| machine.touched(HUGE)).collect();
     let calls = Arc::new(AtomicU64::new(0));
     let counted = calls.clone();
     machine.kernel.fail_when(move |_, call| {
-        let gives_back = matches!(call, Call::Madvise { .. } | Call::ProcessMadvise { .. });
+        let gives_back = matches!(
+            call,
+            Call::Madvise { .. } | Call::ProcessMadvise { .. } | Call::Munmap { .. }
+        );
         counted.fetch_add(u64::from(gives_back), Relaxed);
         gives_back.then_some(Errno(12))
     });
-    let runs: Vec<Run> = (0..40).map(|_| machine.touched(HUGE)).collect();
     runs.into_iter().for_each(|run| machine.free(run));
     machine.run(Duration::from_secs(60));
     // A batch is tried as one call and once more singly.

@@ -1,0 +1,289 @@
+//! One huge page of address space: which of its 256 pages are free, backed by memory, zero.
+//!
+//! A free run is nothing but bits in a row, so freeing neighbours joins them without any work.
+
+use crate::bits::{Bits, PAGES};
+use crate::standing::Standing;
+
+/// What is known of each page. All zeros: no page is mapped yet.
+///
+/// A page is unmapped or just being given back (neither free nor backed), in use (backed), idle
+/// (free and backed) or given back (free).
+#[repr(align(64))]
+#[derive(Default)]
+pub(crate) struct Block {
+    /// Pages that can be handed out.
+    free: Bits,
+    /// Pages that the system was told are used: Ready.
+    backed: Bits,
+    /// Free pages that will be found zero.
+    zero: Bits,
+    /// The number of the scavenger's look before which a page was last handed out or freed.
+    touched: u32,
+    in_use: u16,
+    idle: u16,
+    /// The most free pages in a row.
+    longest: u16,
+    /// A part was given back while others stayed, and the system has not made it whole since.
+    broken: bool,
+    /// The system was told not to make a huge page of it.
+    pub(crate) advised_against: bool,
+    /// The standing that the tree has it under.
+    pub(crate) kept_standing: Standing,
+}
+
+/// What became of pages that are free again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Now {
+    /// Backed, with what their owner left in them.
+    Dirty {
+        /// The number of the scavenger's last look.
+        look: u32,
+    },
+    /// Backed, with nothing changed: a release that did not happen.
+    Unchanged,
+    /// Given back to the system.
+    GivenBack {
+        /// Whether they will be found zero.
+        zero: bool,
+    },
+}
+
+/// What a check wants to know of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageKind {
+    /// Not mapped, or just being given back.
+    Absent,
+    GivenBack,
+    Idle,
+    InUse,
+}
+
+impl Block {
+    #[inline]
+    pub(crate) fn in_use(&self) -> usize {
+        self.in_use as usize
+    }
+
+    /// Pages that are free and backed.
+    #[inline]
+    pub(crate) fn idle(&self) -> usize {
+        self.idle as usize
+    }
+
+    #[inline]
+    pub(crate) fn longest(&self) -> usize {
+        self.longest as usize
+    }
+
+    /// Pages in use, if it is broken.
+    #[inline]
+    pub(crate) fn in_use_broken(&self) -> usize {
+        if self.broken { self.in_use() } else { 0 }
+    }
+
+    /// Whether all 256 pages are free.
+    #[inline]
+    pub(crate) fn is_free(&self) -> bool {
+        self.longest as usize == PAGES
+    }
+
+    /// Free pages before page `at`.
+    pub(crate) fn free_before(&self, at: usize) -> usize {
+        if at == 0 { 0 } else { at - self.free.stretch_before(at) }
+    }
+
+    #[inline]
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::new(self.in_use(), self.longest(), self.idle > 0, self.broken)
+    }
+
+    pub(crate) fn touched(&self) -> u32 {
+        self.touched
+    }
+
+    /// What a page is, and the first page after it that is something else.
+    pub(crate) fn alike(&self, page: usize) -> (PageKind, usize) {
+        let (free, backed) = (self.free.has(page, 1), self.backed.has(page, 1));
+        let kind = match (free, backed) {
+            (false, false) => PageKind::Absent,
+            (false, true) => PageKind::InUse,
+            (true, false) => PageKind::GivenBack,
+            (true, true) => PageKind::Idle,
+        };
+        let free_differs = if free { !self.free } else { self.free };
+        let backed_differs = if backed { !self.backed } else { self.backed };
+        let differs = (free_differs | backed_differs) & Bits::range(page, PAGES - page);
+        (kind, differs.first().unwrap_or(PAGES))
+    }
+
+    /// How many pages of a range are in use, idle and given back.
+    pub(crate) fn count(&self, at: usize, len: usize) -> [usize; 3] {
+        let pages = Bits::range(at, len);
+        [
+            pages & self.backed & !self.free,
+            pages & self.backed & self.free,
+            pages & self.free & !self.backed,
+        ]
+        .map(Bits::count)
+    }
+
+    /// Free pages in all.
+    pub(crate) fn count_free(&self) -> usize {
+        self.free.count()
+    }
+
+    /// Whether every page of a range is free.
+    #[inline]
+    pub(crate) fn are_free(&self, at: usize, len: usize) -> bool {
+        self.free.has(at, len)
+    }
+
+    /// Whether every page of a range is in use.
+    #[inline]
+    pub(crate) fn are_in_use(&self, at: usize, len: usize) -> bool {
+        self.backed.has(at, len) && self.free.lacks(at, len)
+    }
+
+    /// Whether every page of a range is backed.
+    #[inline]
+    pub(crate) fn are_backed(&self, at: usize, len: usize) -> bool {
+        self.backed.has(at, len)
+    }
+
+    /// How many pages of a range are not backed.
+    pub(crate) fn count_unbacked(&self, at: usize, len: usize) -> usize {
+        (!self.backed & Bits::range(at, len)).count()
+    }
+
+    /// The first run of pages of a range that are not backed.
+    pub(crate) fn unbacked(&self, at: usize, len: usize) -> Option<(usize, usize)> {
+        (!self.backed & Bits::range(at, len)).runs().next()
+    }
+
+    /// The first place for `npages` pages (at most 256) at a multiple of `align` pages.
+    #[inline]
+    pub(crate) fn fit(&self, npages: usize, align: usize) -> Option<usize> {
+        let mut starts = self.free.run_starts(npages);
+        if align > 1 {
+            starts &= Bits::every(align.min(PAGES), 0);
+        }
+        starts.first()
+    }
+
+    /// Runs of free and backed pages inside free runs of at least `least` pages.
+    pub(crate) fn idle_runs(&self, least: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (free, idle) = (self.free, self.free & self.backed);
+        free.runs()
+            .filter(move |run| run.1 >= least)
+            .flat_map(move |(at, len)| (idle & Bits::range(at, len)).runs())
+    }
+
+    /// Notes that pages are mapped: free, not backed, zero or not.
+    pub(crate) fn map(&mut self, at: usize, len: usize, zero: bool) {
+        let pages = Bits::range(at, len);
+        self.free |= pages;
+        if zero {
+            self.zero |= pages;
+        }
+        self.longest = self.free.longest_run(PAGES) as u16;
+    }
+
+    /// Forgets pages, all of them free: their reservation goes.
+    pub(crate) fn unmap(&mut self, at: usize, len: usize) {
+        let pages = Bits::range(at, len);
+        self.free &= !pages;
+        self.backed &= !pages;
+        self.zero &= !pages;
+        self.idle = (self.free & self.backed).count() as u16;
+        self.longest = self.free.longest_run(PAGES) as u16;
+        self.broken &= !self.backed.is_empty();
+    }
+
+    /// Notes that free pages are backed, and that they still are as zero as they were.
+    pub(crate) fn back(&mut self, at: usize, len: usize) -> usize {
+        let pages = Bits::range(at, len);
+        let added = (pages & !self.backed).count();
+        self.backed |= pages;
+        self.idle += added as u16;
+        self.broken &= self.advised_against || !(!self.backed).is_empty();
+        added
+    }
+
+    /// Takes free and backed pages out for an owner; whether all of them are zero. `look` is the
+    /// number of the scavenger's last look.
+    #[inline]
+    pub(crate) fn take(&mut self, at: usize, len: usize, look: u32) -> bool {
+        debug_assert!(self.free.has(at, len) && self.backed.has(at, len));
+        self.touched = look;
+        self.in_use += len as u16;
+        self.remove(at, len);
+        self.zero.has(at, len)
+    }
+
+    /// Takes idle pages out to be given back.
+    pub(crate) fn take_leaving(&mut self, at: usize, len: usize) {
+        debug_assert!(self.free.has(at, len) && self.backed.has(at, len));
+        self.backed.remove(at, len);
+        self.remove(at, len);
+    }
+
+    /// Takes idle pages out of the free ones.
+    #[inline]
+    fn remove(&mut self, at: usize, len: usize) {
+        let (begin, end) = self.free.run_around(at);
+        self.free.remove(at, len);
+        self.idle -= len as u16;
+        // Only what was the longest run may leave a shorter one as the longest: what is left of it,
+        // if all others together are no longer.
+        let longest = self.longest as usize;
+        if end - begin == longest {
+            let left = (at - begin).max(end - at - len);
+            let others = self.free.count() - left;
+            let longest = if left >= others { left } else { self.free.longest_run(longest) };
+            self.longest = longest as u16;
+        }
+    }
+
+    /// Takes pages back from their owner, or after they were to be given back.
+    #[inline]
+    pub(crate) fn put_back(&mut self, at: usize, len: usize, now: Now) {
+        debug_assert!(self.free.lacks(at, len));
+        self.free.add(at, len);
+        match now {
+            Now::Dirty { look } => {
+                self.zero.remove(at, len);
+                self.touched = look;
+                self.in_use -= len as u16;
+                self.idle += len as u16;
+            }
+            Now::Unchanged => {
+                self.backed.add(at, len);
+                self.idle += len as u16;
+            }
+            Now::GivenBack { zero } => {
+                self.zero.remove(at, len);
+                if zero {
+                    self.zero.add(at, len);
+                }
+                self.broken = !self.backed.is_empty();
+            }
+        }
+        let (begin, end) = self.free.run_around(at);
+        self.longest = self.longest.max((end - begin) as u16);
+    }
+
+    /// Holds the counts against the bits; names what differs, what is kept, what was counted.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, usize, usize)> {
+        for (what, kept, counted) in [
+            ("pages in use", self.in_use(), (self.backed & !self.free).count()),
+            ("free and backed pages", self.idle(), (self.free & self.backed).count()),
+            ("the longest free run", self.longest(), self.free.longest_run(PAGES)),
+        ] {
+            if kept != counted {
+                return Err((what, kept, counted));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Which huge page a short run should come from.
+//!
+//! Every huge page has a [`Standing`]: a rank, which says how good it is that a run comes from it,
+//! and the class of its longest free run. Huge pages of one standing are one set. A run comes from
+//! the best rank in which a set has runs that are long enough, from the set with the shortest of
+//! them, and there from the first by address.
+//!
+//! Ranks and classes are coarse, so most runs that come and go change no standing.
+
+/// The pages of a huge page.
+pub(crate) const WHOLE: usize = 256;
+
+/// Classes of lengths: exact up to 16 pages, then within an eighth to a quarter.
+pub(crate) const CLASSES: usize = 32;
+
+/// The class of runs that are a whole huge page.
+pub(crate) const WHOLE_CLASS: usize = CLASSES - 1;
+
+const LENGTHS: [u16; CLASSES] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96,
+    112, 128, 160, 192, 224, 256,
+];
+
+/// How many classes a free run of this many pages is long enough for.
+static SUFFICES_FOR: [u8; WHOLE + 1] = {
+    let mut classes = [0; WHOLE + 1];
+    let mut npages = 0;
+    while npages <= WHOLE {
+        let mut class = 0;
+        while class < CLASSES && LENGTHS[class] as usize <= npages {
+            class += 1;
+        }
+        classes[npages] = class as u8;
+        npages += 1;
+    }
+    classes
+};
+
+/// The first class whose free runs all hold `npages` pages, 1 to 256.
+#[inline]
+pub(crate) fn class_of(npages: usize) -> usize {
+    SUFFICES_FOR[npages - 1] as usize
+}
+
+/// Steps of fullness that are told apart.
+pub(crate) const EIGHTHS: usize = 8;
+
+/// Ranks of huge pages that are partly in use, the best first: the fuller the better, so that others
+/// empty; and rather one that is intact than one of which a part was given back.
+pub(crate) const INTACT: usize = 1;
+pub(crate) const BROKEN: usize = INTACT + EIGHTHS;
+/// Nothing is in use, but not all of it is free: a reservation ends in it. Comes after the others.
+pub(crate) const UNUSED: usize = 0;
+/// Ranks whose sets are by class.
+pub(crate) const PARTIAL_RANKS: usize = BROKEN + EIGHTHS;
+/// Free as a whole, with memory and without.
+pub(crate) const FREE: usize = PARTIAL_RANKS;
+pub(crate) const GIVEN_BACK: usize = FREE + 1;
+pub(crate) const RANKS: usize = GIVEN_BACK + 1;
+
+/// The sets: by rank and class, then the free ones, then those with idle pages.
+pub(crate) const FREE_SET: usize = PARTIAL_RANKS * CLASSES;
+pub(crate) const GIVEN_BACK_SET: usize = FREE_SET + 1;
+pub(crate) const IDLE_SET: usize = FREE_SET + 2;
+pub(crate) const SETS: usize = FREE_SET + 3;
+
+/// Rank and class in one: what a huge page is to those who search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing(u16);
+
+impl Standing {
+    /// Of a huge page of which no page is mapped: what metadata begins with.
+    pub(crate) const NONE: Standing = Standing(0);
+
+    /// Of a huge page with so many pages in use, and so many free ones in a row.
+    #[inline]
+    pub(crate) fn new(in_use: usize, longest: usize, is_backed: bool, is_broken: bool) -> Standing {
+        let rank = if in_use > 0 {
+            let eighth = (in_use - 1) / (WHOLE / EIGHTHS);
+            EIGHTHS - 1 - eighth + if is_broken { BROKEN } else { INTACT }
+        } else if longest < WHOLE {
+            UNUSED
+        } else if is_backed {
+            FREE
+        } else {
+            GIVEN_BACK
+        };
+        Standing((rank as u16) << 6 | SUFFICES_FOR[longest] as u16)
+    }
+
+    #[inline]
+    pub(crate) fn rank(self) -> usize {
+        (self.0 >> 6) as usize
+    }
+
+    /// The set of huge pages that stand so; `None` if they have nothing to give.
+    #[inline]
+    pub(crate) fn set(self) -> Option<usize> {
+        let (rank, classes) = (self.rank(), (self.0 & 0x3F) as usize);
+        let class = classes.checked_sub(1)?;
+        Some(if rank < PARTIAL_RANKS { rank * CLASSES + class } else { FREE_SET + rank - FREE })
+    }
+
+    #[inline]
+    pub(crate) fn is_whole(self) -> bool {
+        self.rank() >= FREE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_class_holds_what_it_is_for_and_is_the_first_that_does() {
+        for npages in 1..=WHOLE {
+            let class = class_of(npages);
+            assert!(LENGTHS[class] as usize >= npages);
+            assert!(class == 0 || (LENGTHS[class - 1] as usize) < npages);
+            assert!(SUFFICES_FOR[LENGTHS[class] as usize] as usize > class);
+            assert!(SUFFICES_FOR[LENGTHS[class] as usize - 1] as usize <= class);
+        }
+        assert_eq!(class_of(WHOLE), WHOLE_CLASS);
+    }
+
+    #[test]
+    fn ranks_prefer_full_to_sparse_intact_to_broken_and_backed_to_given_back() {
+        let rank =
+            |in_use, longest, backed, broken| Standing::new(in_use, longest, backed, broken).rank();
+        for in_use in 1..WHOLE {
+            assert!(rank(in_use, 1, true, false) < rank(WHOLE - 1, 1, true, true));
+            assert!(rank(in_use, 1, true, true) < rank(0, WHOLE, true, false));
+            assert!(rank(in_use + 1, 1, true, false) <= rank(in_use, 1, true, false));
+            assert!(rank(in_use + 1, 1, true, true) <= rank(in_use, 1, true, true));
+        }
+        assert!(rank(0, WHOLE, true, false) < rank(0, WHOLE, false, false));
+    }
+
+    #[test]
+    fn every_set_is_of_one_rank_and_one_class() {
+        let mut sets = BTreeMap::new();
+        for in_use in 0..=WHOLE {
+            for longest in 1..=WHOLE - in_use {
+                for flags in 0..4 {
+                    let standing = Standing::new(in_use, longest, flags & 1 != 0, flags & 2 != 0);
+                    let set = standing.set().unwrap();
+                    assert!(set < SETS && set != IDLE_SET);
+                    assert_eq!(*sets.entry(set).or_insert(standing), standing);
+                    assert_eq!(standing.is_whole(), longest == WHOLE);
+                }
+            }
+        }
+        assert_eq!(Standing::new(WHOLE, 0, true, false).set(), None);
+        assert_eq!(Standing::NONE.set(), None);
+    }
+}
