@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::allocators;
-use crate::measure::{Random, layout, median};
+use crate::measure::{Random, cpu_time, layout, median};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -181,12 +181,4 @@ fn resident() -> Result<usize, Box<dyn Error>> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let pages: usize = statm.split(' ').nth(1).ok_or("no resident pages in statm")?.parse()?;
     Ok(pages * sysmem::page_size())
-}
-
-/// CPU time of the process in nanoseconds.
-fn cpu_time() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` may be written to.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -11,6 +11,7 @@ mod allocators;
 mod burst;
 mod callgrind;
 mod guards;
+mod hold_back;
 mod limit;
 mod measure;
 mod os;
@@ -32,6 +33,8 @@ enum Measurement {
     /// The program that `burst` measures.
     #[command(hide = true)]
     BurstLoad(burst::Load),
+    /// What holding back for the next peak saves, and what it keeps.
+    HoldBack(hold_back::Options),
     /// A soft limit under a load that churns: how long the resident set stays above it.
     Limit(limit::Options),
     /// The program that `limit` measures.
@@ -61,6 +64,7 @@ fn main() {
         Measurement::Burst(options) => burst::run(&options),
         Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Guards(options) => guards::run(&options),
+        Measurement::HoldBack(options) => hold_back::run(&options),
         Measurement::Limit(options) => limit::run(&options),
         Measurement::LimitLoad(load) => limit::load(&load),
         Measurement::Os(options) => os::run(&options),
