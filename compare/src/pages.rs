@@ -46,6 +46,14 @@ const LARGE_TIMES: f64 = 1.3;
 /// size of the heap in MiB.
 const GO: [(usize, f64); 2] = [(256, 1100.0), (1024, 1300.0)];
 
+/// The most nanoseconds of a step through a cache, ...
+const CACHED: f64 = 60.0;
+/// ... as many times what these allocators take, ...
+const PEERS: [&str; 3] = ["mimalloc", "snmalloc", "jemalloc"];
+const PEER_TIMES: f64 = 0.8;
+/// ... and what two threads do at least for each step that one does alone.
+const TWO_THREADS: f64 = 1.6;
+
 /// The sizes at which allocators are compared.
 const SIZES: [usize; 2] = [256, 1024];
 
@@ -54,6 +62,7 @@ struct Contestant {
     name: String,
     source: Source,
     mib: usize,
+    threads: usize,
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -76,7 +85,7 @@ impl Contestant {
         };
         let (name, output) = (name.to_string(), BufReader::new(output));
         let took = Vec::new();
-        let mut this = Contestant { name, source, mib, child, input, output, took };
+        let mut this = Contestant { name, source, mib, threads, child, input, output, took };
         this.line()?;
         Ok(this)
     }
@@ -136,12 +145,14 @@ pub fn run(options: &Options) -> Outcome<()> {
     };
     for mib in SIZES {
         contestants.push(ours(Source::Shared, mib, 1)?);
+        contestants.push(ours(Source::Cached, mib, 1)?);
         for allocator in &allocators {
             let command = allocator.command(std::env::current_exe()?, [""; 0]);
             let source = Source::Malloc;
             contestants.push(Contestant::start(&allocator.name, command, source, mib, 1)?);
         }
     }
+    contestants.push(ours(Source::Cached, SIZES[1], 2)?);
     contestants.push(ours(Source::Simulated, SIZES[0], 1)?);
     contestants.push(ours(Source::Simulated, LARGE, 1)?);
 
@@ -161,7 +172,8 @@ pub fn run(options: &Options) -> Outcome<()> {
         options.rounds, options.steps
     );
     let mut worse = shared(&contestants);
-    worse.extend(against_allocators(&contestants, &allocators));
+    worse.extend(cached(&contestants, &allocators));
+    worse.extend(two_threads(&contestants));
     verdict(options.check, &worse, "No figure is above its bound.")
 }
 
@@ -171,7 +183,8 @@ fn find<'a>(
     source: Source,
     mib: usize,
 ) -> Option<&'a Contestant> {
-    contestants.iter().find(|it| it.name == name && (it.source, it.mib) == (source, mib))
+    let this = (name, source, mib, 1);
+    contestants.iter().find(|it| (it.name.as_str(), it.source, it.mib, it.threads) == this)
 }
 
 /// The page heap itself. What is above its bound.
@@ -213,23 +226,69 @@ fn shared(contestants: &[Contestant]) -> Vec<String> {
     worse
 }
 
-/// The page heap beside allocators.
-fn against_allocators(contestants: &[Contestant], allocators: &[Allocator]) -> Vec<String> {
+/// Caches and the page heap beside allocators. What is above its bound.
+fn cached(contestants: &[Contestant], allocators: &[Allocator]) -> Vec<String> {
+    let mut worse = Vec::new();
     for mib in SIZES {
-        let Some(shared) = find(contestants, "", Source::Shared, mib) else { continue };
-        let mut rows =
-            vec![vec!["page heap".into(), format!("{:.0} ns", shared.cpu()), "1.00".into()]];
-        for allocator in allocators {
-            if let Some(peer) = find(contestants, &allocator.name, Source::Malloc, mib) {
-                rows.push(vec![
-                    allocator.name.clone(),
-                    format!("{:.0} ns", peer.cpu()),
-                    format!("{:.2}", shared.ratio(peer)),
-                ]);
+        let ours = |source| find(contestants, "", source, mib);
+        let (Some(shared), Some(cached)) = (ours(Source::Shared), ours(Source::Cached)) else {
+            continue;
+        };
+        let mut rows = Vec::new();
+        let peers = allocators.iter().filter_map(|allocator| {
+            Some((&*allocator.name, find(contestants, &allocator.name, Source::Malloc, mib)?))
+        });
+        for (name, peer) in [("page cache", cached), ("page heap", shared)].into_iter().chain(peers)
+        {
+            let (cache_to_it, bounded) = (cached.ratio(peer), PEERS.contains(&name));
+            let bound = match name {
+                "page cache" => format!("{CACHED:.0} ns"),
+                _ if bounded => format!("{PEER_TIMES} of it"),
+                _ => String::new(),
+            };
+            if bounded && cache_to_it > PEER_TIMES {
+                worse.push(format!("a cache, {}: {cache_to_it:.2} of {name}", size(mib)));
             }
+            rows.push(vec![
+                name.into(),
+                format!("{:.0} ns", peer.cpu()),
+                format!("{cache_to_it:.2}"),
+                bound,
+                format!("{:.2}", shared.ratio(peer)),
+            ]);
         }
-        table::print(&[&size(mib), "time", "page heap to it"], &rows);
+        if cached.cpu() > CACHED {
+            worse.push(format!("a cache, {}: {:.0} ns", size(mib), cached.cpu()));
+        }
+        let head = [&size(mib), "time", "cache to it", "cache at most", "page heap to it"];
+        table::print(&head, &rows);
         println!();
+    }
+    worse
+}
+
+/// What two threads do with a cache each, together, for each step that one does alone. What is below
+/// its bound.
+fn two_threads(contestants: &[Contestant]) -> Vec<String> {
+    let Some(two) = contestants.iter().find(|it| it.threads == 2) else { return Vec::new() };
+    let Some(one) = find(contestants, "", two.source, two.mib) else { return Vec::new() };
+    let rounds: Vec<(Took, Took)> =
+        one.took.iter().copied().zip(two.took.iter().copied()).collect();
+    // A thread's own time does not tell how long it slept for a lock: that is counted beside.
+    let by_cpu = median(&rounds, |(one, two)| 2.0 * one.cpu / two.cpu);
+    let by_wall = median(&rounds, |(one, two)| one.wall / two.wall);
+    let sleeps = |of: &Contestant| format!("{:.1}", median(&of.took, |took| took.sleeps * 1e6));
+    let row = |name: &str, it: &Contestant, times: [f64; 2]| {
+        let [cpu, wall] = times.map(|times| format!("{times:.2}"));
+        vec![name.into(), format!("{:.0} ns", it.cpu()), cpu, wall, sleeps(it)]
+    };
+    let rows = [row("one", one, [1.0; 2]), row("two", two, [by_cpu, by_wall])];
+    let title = format!("threads with caches, {}", size(two.mib));
+    let bound = format!("work together (at least {TWO_THREADS})");
+    table::print(&[&title, "time", &bound, "by the clock", "sleeps in a million steps"], &rows);
+    println!();
+    if by_cpu < TWO_THREADS {
+        return vec![format!("two threads with caches do {by_cpu:.2} times the work of one")];
     }
     Vec::new()
 }
@@ -238,14 +297,16 @@ fn against_allocators(contestants: &[Contestant], allocators: &[Allocator]) -> V
 fn instructions() -> Outcome<()> {
     const STEPS: u64 = 20_000;
     println!("Instructions of a free and an allocation, means of {STEPS} (callgrind).\n");
-    let mut rows = Vec::new();
-    for mib in SIZES {
-        let arguments = arguments(Source::Shared, mib);
+    let counted = |source, mib| -> Outcome<String> {
+        let arguments = arguments(source, mib);
         let steps = STEPS.to_string();
         let arguments = ["pages-load", &arguments[0], &arguments[1], "--once", &steps];
-        let instructions = callgrind::count("*pages_steps*", &arguments)? / STEPS;
-        rows.push(vec![size(mib), instructions.to_string()]);
+        Ok((callgrind::count("*pages_steps*", &arguments)? / STEPS).to_string())
+    };
+    let mut rows = Vec::new();
+    for mib in SIZES {
+        rows.push(vec![size(mib), counted(Source::Shared, mib)?, counted(Source::Cached, mib)?]);
     }
-    table::print(&["heap", "page heap"], &rows);
+    table::print(&["heap", "page heap", "page cache"], &rows);
     Ok(())
 }

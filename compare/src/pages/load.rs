@@ -1,7 +1,6 @@
 //! The program that is measured: fills a heap, frees half of it at random, and then, as often as it
 //! is asked, does steps of one free and one allocation.
 
-use std::error::Error;
 use std::io::{BufRead, stdin};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Settings, Simulated};
-use sysmem::{Native, Os};
-use sysmem_pages::{Accounts, PAGE, PageHeap, ReleaseOnFree};
+use sysmem::{Error, Native, Os};
+use sysmem_pages::{Accounts, PAGE, PageCache, PageHeap, ReleaseOnFree};
 
 /// The longest run in pages.
 const LONGEST: usize = 16;
@@ -36,6 +35,8 @@ pub struct Load {
 pub enum Source {
     /// A page heap.
     Shared,
+    /// A page cache for each thread, out of one page heap.
+    Cached,
     /// A page heap on a simulated kernel, which has address space without end and memory for none
     /// of it.
     Simulated,
@@ -56,17 +57,18 @@ pub struct Took {
 
 impl Took {
     /// What [`load`] printed.
-    pub fn parse(line: &str) -> Result<Took, Box<dyn Error>> {
+    pub fn parse(line: &str) -> Result<Took, Box<dyn std::error::Error>> {
         let mut numbers = line.split_whitespace().map(str::parse::<f64>);
         let mut next = || numbers.next().ok_or("the load said too little");
         Ok(Took { cpu: next()??, wall: next()??, sleeps: next()?? })
     }
 }
 
-pub fn load(load: &Load) -> Result<(), Box<dyn Error>> {
+pub fn load(load: &Load) -> Result<(), Box<dyn std::error::Error>> {
     let bytes = load.mib << 20;
     match load.source {
         Source::Shared => measure(load, &heap(Native::NEW)),
+        Source::Cached => measure(load, &Caches(heap(Native::NEW))),
         Source::Simulated => {
             let settings = Settings { backing: Backing::Real, ..Settings::heap(bytes * 4) };
             measure(load, &heap(Linux::new(Simulated::new(settings))))
@@ -83,51 +85,71 @@ fn heap<O: Os + Clone>(os: O) -> PageHeap<O> {
 
 /// What one thread takes runs from.
 trait Runs {
-    fn allocate(&self, npages: usize) -> Option<NonNull<u8>>;
+    fn allocate(&mut self, npages: usize) -> Option<NonNull<u8>>;
 
     /// # Safety
     ///
     /// A run that was allocated here and that nobody uses.
-    unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> bool;
+    unsafe fn free(&mut self, start: NonNull<u8>, npages: usize) -> bool;
 }
 
 /// What threads share; each makes its [`Runs`] of it.
 trait Shared: Sync {
-    fn runs(&self) -> impl Runs;
+    fn runs(&self) -> Result<impl Runs, Error>;
 }
 
 impl<O: Os + Clone + Send + Sync> Shared for PageHeap<O> {
-    fn runs(&self) -> impl Runs {
-        self
+    fn runs(&self) -> Result<impl Runs, Error> {
+        Ok(self)
     }
 }
 
 impl<O: Os + Clone> Runs for &PageHeap<O> {
-    fn allocate(&self, npages: usize) -> Option<NonNull<u8>> {
+    fn allocate(&mut self, npages: usize) -> Option<NonNull<u8>> {
         PageHeap::allocate(self, npages, PAGE).ok().map(|run| run.start)
     }
 
-    unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> bool {
+    unsafe fn free(&mut self, start: NonNull<u8>, npages: usize) -> bool {
         // SAFETY: the caller's promise.
         unsafe { PageHeap::free(self, start, npages) }.is_ok()
+    }
+}
+
+/// A heap from which threads take through caches.
+struct Caches(PageHeap<Native>);
+
+impl Shared for Caches {
+    fn runs(&self) -> Result<impl Runs, Error> {
+        self.0.cache()
+    }
+}
+
+impl Runs for PageCache<'_, Native> {
+    fn allocate(&mut self, npages: usize) -> Option<NonNull<u8>> {
+        PageCache::allocate(self, npages, PAGE).ok().map(|run| run.start)
+    }
+
+    unsafe fn free(&mut self, start: NonNull<u8>, npages: usize) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { PageCache::free(self, start, npages) }.is_ok()
     }
 }
 
 struct Malloc;
 
 impl Shared for Malloc {
-    fn runs(&self) -> impl Runs {
-        Malloc
+    fn runs(&self) -> Result<impl Runs, Error> {
+        Ok(Malloc)
     }
 }
 
 impl Runs for Malloc {
-    fn allocate(&self, npages: usize) -> Option<NonNull<u8>> {
+    fn allocate(&mut self, npages: usize) -> Option<NonNull<u8>> {
         // SAFETY: any size may be asked for.
         NonNull::new(unsafe { libc::malloc(npages * PAGE) }.cast())
     }
 
-    unsafe fn free(&self, start: NonNull<u8>, _npages: usize) -> bool {
+    unsafe fn free(&mut self, start: NonNull<u8>, _npages: usize) -> bool {
         // SAFETY: the caller's promise.
         unsafe { libc::free(start.as_ptr().cast()) };
         true
@@ -154,7 +176,11 @@ const NO_MEMORY: &str = "a run was refused";
 
 /// Fills `bytes` and frees half of it again. The steps that follow keep to half, because a run that
 /// is allocated is on average as long as one that is freed.
-fn half_full(runs: &impl Runs, random: &mut Random, bytes: usize) -> Result<InUse, &'static str> {
+fn half_full(
+    runs: &mut impl Runs,
+    random: &mut Random,
+    bytes: usize,
+) -> Result<InUse, &'static str> {
     let mut in_use = Vec::new();
     let mut filled = 0;
     while filled * PAGE < bytes {
@@ -177,7 +203,7 @@ fn half_full(runs: &impl Runs, random: &mut Random, bytes: usize) -> Result<InUs
 /// Frees a run and allocates one, as often as it says. What callgrind collects.
 #[inline(never)]
 fn pages_steps(
-    runs: &impl Runs,
+    runs: &mut impl Runs,
     random: &mut Random,
     in_use: &mut InUse,
     count: usize,
@@ -197,12 +223,12 @@ fn pages_steps(
 
 /// Fills the heap, says so, and then for each line of input, a number of steps, does them and says
 /// what they took.
-fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
+fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::Error>> {
     let bytes = (load.mib << 20) / load.threads;
     if let Some(steps) = load.once {
-        let (runs, mut random) = (shared.runs(), Random(1));
-        let mut in_use = half_full(&runs, &mut random, bytes)?;
-        return Ok(pages_steps(&runs, &mut random, &mut in_use, steps)?);
+        let (mut runs, mut random) = (shared.runs()?, Random(1));
+        let mut in_use = half_full(&mut runs, &mut random, bytes)?;
+        return Ok(pages_steps(&mut runs, &mut random, &mut in_use, steps)?);
     }
     // Main and the threads are here together before and after the steps.
     let gate = &Barrier::new(load.threads + 1);
@@ -213,8 +239,11 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
             let sender = sender.clone();
             scope.spawn(move || {
                 // What a thread filled it frees: allocators tell threads apart.
-                let (runs, mut random) = (shared.runs(), Random(number as u64));
-                let mut filled = half_full(&runs, &mut random, bytes);
+                let mut random = Random(number as u64);
+                let mut filled = shared.runs().map_err(|_| NO_MEMORY).and_then(|mut runs| {
+                    let in_use = half_full(&mut runs, &mut random, bytes)?;
+                    Ok((runs, in_use))
+                });
                 loop {
                     gate.wait();
                     gate.wait();
@@ -224,7 +253,7 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
                     }
                     let (sleeps, cpu) = (sleeps(), Native::NEW.thread_cpu_time());
                     let done = match &mut filled {
-                        Ok(in_use) => pages_steps(&runs, &mut random, in_use, steps),
+                        Ok((runs, in_use)) => pages_steps(runs, &mut random, in_use, steps),
                         Err(refused) => Err(*refused),
                     };
                     let cpu = Native::NEW.thread_cpu_time() - cpu;
@@ -233,7 +262,7 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
                 }
             });
         }
-        let timed = |count: usize| -> Result<Took, Box<dyn Error>> {
+        let timed = |count: usize| -> Result<Took, Box<dyn std::error::Error>> {
             steps.store(count, Relaxed);
             gate.wait();
             let (begin, mut cpu, mut sleeps) = (Instant::now(), Duration::ZERO, 0);
@@ -247,7 +276,7 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn Error>> {
             let each = |time: Duration| time.as_nanos() as f64 / all;
             Ok(Took { cpu: each(cpu), wall: each(wall), sleeps: sleeps as f64 / all })
         };
-        let serve = || -> Result<(), Box<dyn Error>> {
+        let serve = || -> Result<(), Box<dyn std::error::Error>> {
             gate.wait();
             println!("ready");
             for line in stdin().lock().lines() {

@@ -8,6 +8,7 @@ use crate::limit::Limits;
 use crate::metadata::Metadata;
 use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{Options, ReleaseOnFree};
+use crate::page_cache::Caches;
 use crate::region::{Regions, return_reservation};
 use crate::scavenger::Keeper;
 use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
@@ -118,6 +119,7 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) look: u32,
     pub(crate) peak_since_look: usize,
     pub(crate) limits: Option<Limits>,
+    pub(crate) caches: Caches,
 }
 
 // SAFETY: pointers lead to metadata, which belongs to the heap as a value; reservations are Send
@@ -177,6 +179,7 @@ impl<O: Os + Clone> PageHeap<O> {
             look: 0,
             peak_since_look: 0,
             limits: None,
+            caches: Caches::new(),
         };
         let (pages, releasing) = (Lock::new(pages), Lock::new(()));
         PageHeap { os, accounts, options, pages, releasing, call: AtomicU32::new(0) }
@@ -220,11 +223,33 @@ impl<O: Os + Clone> PageHeap<O> {
             return refuse(ErrorKind::TooLong);
         }
         let align_pages = (align >> shift).max(1);
-        let (mut pages, first) = self.find_place(npages, align_pages)?;
-        let zeroed = pages.hand_out(self, first, npages)?;
+        let (mut pages, run) = self.take_run(npages, align_pages)?;
         pages.counts.allocations += 1;
-        drop(pages);
-        Ok(Run { start: self.address_of(first), npages, zeroed })
+        Ok(run)
+    }
+
+    /// The lock, and a run out of what is free or may still grow; out of caches, if it must be.
+    #[inline]
+    pub(crate) fn take_run(
+        &self,
+        npages: usize,
+        align_pages: usize,
+    ) -> Result<(LockGuard<'_, Pages<O>, O>, Run), Error> {
+        let take = || {
+            let (mut pages, first) = self.find_place(npages, align_pages)?;
+            let zeroed = pages.hand_out(self, first, npages)?;
+            Ok((pages, Run { start: self.address_of(first), npages, zeroed }))
+        };
+        match take() {
+            Err(error) if self.frees_caches_for(&error) => take(),
+            answer => answer,
+        }
+    }
+
+    /// Whether caches had something, after a refusal that this may mend.
+    #[cold]
+    fn frees_caches_for(&self, error: &Error) -> bool {
+        matches!(error.kind(), ErrorKind::OutOfMemory { .. }) && self.drain_caches() > 0
     }
 
     /// The address of a page of the heap.
@@ -243,8 +268,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// and nothing uses it any more.
     pub unsafe fn free(&self, start: NonNull<u8>, npages: usize) -> Result<(), Misuse> {
         let mut pages = self.lock();
-        let first = pages.run_at(start, npages, self.page_shift())?;
-        pages.put_back(first, npages);
+        pages.take_back(start, npages, self.page_shift())?;
         pages.counts.frees += 1;
         self.release_if_due(pages);
         Ok(())
@@ -311,17 +335,22 @@ impl<O: Os + Clone> PageHeap<O> {
         Ok(())
     }
 
+    /// After runs were handed to a cache, calls for a scavenger that sleeps. Lets go of the lock.
+    #[inline]
+    pub(crate) fn call_if_due(&self, mut pages: LockGuard<'_, Pages<O>, O>) {
+        let Keeper::Asleep { call_above } = pages.keeper else { return };
+        if pages.idle + pages.caches.room > call_above {
+            pages.keeper = Keeper::Awake;
+            drop(pages);
+            self.call_scavenger();
+        }
+    }
+
     /// After a run was freed, sees to it that what is too much goes back. Lets go of the lock first.
     #[inline]
-    fn release_if_due(&self, mut pages: LockGuard<'_, Pages<O>, O>) {
-        match pages.keeper {
-            Keeper::Freeing => {}
-            Keeper::Asleep { call_above } if pages.idle > call_above => {
-                pages.keeper = Keeper::Awake;
-                drop(pages);
-                return self.call_scavenger();
-            }
-            Keeper::Asleep { .. } | Keeper::Awake => return,
+    pub(crate) fn release_if_due(&self, pages: LockGuard<'_, Pages<O>, O>) {
+        if !matches!(pages.keeper, Keeper::Freeing) {
+            return self.call_if_due(pages);
         }
         let ReleaseOnFree::Above { bytes, divisor } = self.options.release_on_free else { return };
         let (least, idle) = (bytes >> self.page_shift(), pages.idle);
@@ -417,7 +446,12 @@ impl<O: Os + Clone> Pages<O> {
 
     /// The first page of a range that may be a run.
     #[inline]
-    fn run_at(&self, start: NonNull<u8>, npages: usize, shift: u32) -> Result<usize, Misuse> {
+    pub(crate) fn run_at(
+        &self,
+        start: NonNull<u8>,
+        npages: usize,
+        shift: u32,
+    ) -> Result<usize, Misuse> {
         let address = start.addr().get();
         let first = address >> shift;
         let aligned = address & ((1 << shift) - 1) == 0;
@@ -526,6 +560,27 @@ impl<O: Os + Clone> Pages<O> {
                 self.idle += added.unwrap_or(0);
             }
         }
+        Ok(())
+    }
+
+    /// A run for later, if there is a place and no limit speaks against it.
+    pub(crate) fn take_another(&mut self, heap: &PageHeap<O>, npages: usize) -> Option<Run> {
+        let first =
+            self.fit(npages, 1).filter(|&first| self.is_within_soft_limit(first, npages))?;
+        let zeroed = self.hand_out(heap, first, npages).ok()?;
+        Some(Run { start: heap.address_of(first), npages, zeroed })
+    }
+
+    /// Makes the pages of a run free.
+    #[inline]
+    pub(crate) fn take_back(
+        &mut self,
+        start: NonNull<u8>,
+        npages: usize,
+        shift: u32,
+    ) -> Result<(), Misuse> {
+        let first = self.run_at(start, npages, shift)?;
+        self.put_back(first, npages);
         Ok(())
     }
 

@@ -10,8 +10,8 @@
 //! huge page a short run should come from (`standing`), where a long run fits (`free_runs`); all huge
 //! pages by address (`tree`); memory for records (`metadata`); reservations (`region`); the heap
 //! (`heap`), how it grows (`grow`), how it gives back (`release`, `returning`) when (`scavenger`),
-//! also of what stays in use (`in_use`), how large it may be (`limit`), and a picture of it
-//! (`heap_map`).
+//! also of what stays in use (`in_use`), how large it may be (`limit`), short runs without
+//! its lock (`page_cache`), and a picture of it (`heap_map`).
 #![no_std]
 
 #[cfg(test)]
@@ -28,6 +28,7 @@ mod limit;
 mod metadata;
 mod misuse;
 mod options;
+mod page_cache;
 mod region;
 mod release;
 mod returning;
@@ -41,6 +42,7 @@ pub use heap::{Accounts, PAGE, PageHeap, Run};
 pub use heap_map::MapCell;
 pub use misuse::{Misuse, MisuseKind};
 pub use options::{HugePages, Options, ReleaseOnFree};
+pub use page_cache::PageCache;
 pub use scavenger::Scavenger;
 pub use statistics::Statistics;
 pub use verify::Inconsistency;

@@ -159,6 +159,11 @@ impl<O: Os + Clone> Pages<O> {
         self.limits.is_none_or(|limits| self.wanted(limits, first, npages) <= limits.hard)
     }
 
+    /// Whether these pages may be handed out before anybody asks for them: the soft limit allows it.
+    pub(crate) fn is_within_soft_limit(&self, first: usize, npages: usize) -> bool {
+        self.limits.is_none_or(|limits| self.wanted(limits, first, npages) <= limits.soft())
+    }
+
     /// Whether the memory of as many bytes in use may come again, as far as the hard limit goes.
     pub(crate) fn may_use_again(&self, bytes: usize) -> bool {
         self.limits.is_none_or(|limits| {

@@ -136,10 +136,13 @@ impl Batch {
 impl<O: Os + Clone> PageHeap<O> {
     /// Gives at least `bytes` of free backed memory back to the system, if there is as much, and
     /// less than a huge page more, or up to an eighth where a whole reservation goes. Returns how many
-    /// bytes; fewer when the system refuses.
+    /// bytes; fewer when the system refuses. Drains caches if there is less otherwise.
     pub fn release(&self, bytes: usize) -> usize {
         let shift = self.page_shift();
         let want = bytes.div_ceil(1 << shift);
+        if self.lock().idle < want {
+            self.drain_caches();
+        }
         let mut search = Search::ALL;
         let mut released = 0;
         while released < want && !search.done {
@@ -149,7 +152,7 @@ impl<O: Os + Clone> PageHeap<O> {
         released << shift
     }
 
-    /// Gives all free backed memory back to the system; returns how many bytes.
+    /// Gives all free backed memory back to the system, that in caches too; returns how many bytes.
     pub fn release_all(&self) -> usize {
         self.release(usize::MAX)
     }

@@ -12,6 +12,7 @@
 //!   was handed out from it or freed to it for two looks.
 //! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
 //!   fills by 350 ms a minute. A call that cost more than was left is paid back before the next.
+//! - A cache that nobody used between two looks is drained, every cache where others wait for memory.
 //!
 //! The policy is an object without a thread: [`Scavenger::step`] does a few milliseconds' work and
 //! says when it wants to be called again.
@@ -53,7 +54,7 @@ const ADDED_A_MINUTE: Duration = Duration::from_millis(350);
 pub(crate) enum Keeper {
     /// Whoever frees, as the options say.
     Freeing,
-    /// A scavenger, which wants to be called when more pages than this are idle.
+    /// A scavenger, which wants to be called when more pages than this are idle, or may be in caches.
     Asleep { call_above: usize },
     /// A scavenger, which is going to look.
     Awake,
@@ -146,6 +147,7 @@ impl Scavenger {
             self.peaks[self.looks % LOOKS_HELD] = peak;
             self.looks += 1;
             self.search = Search::quiet_at(look);
+            heap.sweep_caches(self.under_pressure);
         }
         let needed = self.peaks.into_iter().max().unwrap_or(0);
         let under_pressure = self.under_pressure;
@@ -261,7 +263,7 @@ impl<O: Os + Clone> Pages<O> {
     fn rest(&mut self, shift: u32) -> bool {
         let kept = self.kept(shift);
         let call_above = (kept + kept / 2).min(self.room_for_idle());
-        let rests = self.idle <= call_above;
+        let rests = self.idle + self.caches.room <= call_above;
         if rests {
             self.keeper = Keeper::Asleep { call_above };
         }

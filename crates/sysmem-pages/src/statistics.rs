@@ -5,14 +5,18 @@ use crate::heap::Pages;
 /// What a page heap says at one moment. The first group is in bytes, the second tells how
 /// dense huge pages are, the third counts events since the heap was made.
 ///
-/// `reserved` is the sum of `in_use`, `free_backed`, `given_back`, `releasing` and `unmapped`.
+/// `reserved` is the sum of `in_use`, `cached`, `free_backed`, `given_back`, `releasing` and
+/// `unmapped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Handed out.
     pub in_use: u64,
     /// What of that was given back by its owner, who has the pages still.
     pub in_use_given_back: u64,
-    /// The most that was handed out at one moment.
+    /// Held by [page caches](crate::PageCache): free for their owners, not for the heap. What is
+    /// just on its way into a cache or out of it may count as the other.
+    pub cached: u64,
+    /// The most that was handed out and cached at one moment.
     pub peak_in_use: u64,
     /// Free, and as far as the heap knows in memory.
     pub free_backed: u64,
@@ -80,9 +84,12 @@ impl<O: Os + Clone> Pages<O> {
         let (soft_limit, hard_limit) = self.limit_bytes(shift);
         let (npages, mapped) = (self.reserved, self.mapped);
         let (counts, tree) = (&self.counts, &self.tree);
+        let cached = self.caches.npages().min(self.in_use);
+        let (allocations, frees) = self.caches.counts();
         Statistics {
-            in_use: bytes(self.in_use),
+            in_use: bytes(self.in_use - cached),
             in_use_given_back: self.given_back_in_use as u64,
+            cached: bytes(cached),
             peak_in_use: bytes(counts.peak_in_use),
             free_backed: bytes(self.idle),
             given_back: bytes(mapped - self.in_use - self.idle - self.leaving),
@@ -97,8 +104,8 @@ impl<O: Os + Clone> Pages<O> {
             given_back_huge_pages: tree.given_back() as u64,
             intact_huge_pages: tree.intact().map(|count| count as u64),
             broken_huge_pages: tree.broken().map(|count| count as u64),
-            allocations: counts.allocations,
-            frees: counts.frees,
+            allocations: counts.allocations + allocations,
+            frees: counts.frees + frees,
             extensions: counts.extensions,
             shrinks: counts.shrinks,
             grows: counts.grows,

@@ -43,11 +43,13 @@ impl<O: Os + Clone> PageHeap<O> {
     pub fn verify(&self) -> Result<(), Inconsistency> {
         let pages = self.lock();
         pages.verify_regions(self.page_shift())?;
+        pages.verify_caches(self.page_shift())?;
         let statistics = pages.statistics(self.page_shift());
         if pages.leaving != 0 || pages.departing != 0 || pages.giving_back_in_use {
             return Ok(());
         }
-        let ready = statistics.in_use + statistics.free_backed - statistics.in_use_given_back;
+        let in_use = statistics.in_use + statistics.cached;
+        let ready = in_use + statistics.free_backed - statistics.in_use_given_back;
         let prepared = statistics.given_back + statistics.in_use_given_back;
         let (heap, metadata) = (self.accounts.heap.figures(), self.accounts.metadata.figures());
         for (what, kept, counted) in [
@@ -155,7 +157,12 @@ impl<O: Os + Clone> Region<O> {
     }
 }
 
-fn equal(what: &'static str, address: usize, kept: u64, counted: u64) -> Result<(), Inconsistency> {
+pub(crate) fn equal(
+    what: &'static str,
+    address: usize,
+    kept: u64,
+    counted: u64,
+) -> Result<(), Inconsistency> {
     if kept == counted {
         return Ok(());
     }
