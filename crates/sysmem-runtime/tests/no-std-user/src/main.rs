@@ -1,4 +1,5 @@
-//! Uses the layers with no std and no allocator: a vector, a page heap, guards, code, reports.
+//! Uses the layers with no std and no allocator: a vector, a page heap and a cache of it, guards, code,
+//! reports.
 #![no_std]
 #![no_main]
 
@@ -68,6 +69,19 @@ fn work() -> Result<(), Error> {
         run.start.write_bytes(7, 16 * HEAP.page_size());
         assert!(HEAP.free(run.start, run.npages).is_ok());
     }
+
+    let mut cache = HEAP.cache()?;
+    for npages in (1..=16).cycle().take(1000) {
+        let run = cache.allocate(npages, PAGE)?;
+        // SAFETY: the run is Ready memory, ours alone, and freed once.
+        unsafe {
+            run.start.write(7);
+            assert!(cache.free(run.start, run.npages).is_ok());
+        }
+    }
+    assert!(HEAP.statistics().cached > 0 && HEAP.statistics().in_use == 0);
+    drop(cache);
+    assert_eq!(HEAP.statistics().cached, 0);
 
     let page = sysmem::page_size();
     let mut stack = Reservation::reserve(ReserveOptions::new(16 * page), &STACK)?;
