@@ -33,7 +33,9 @@ use slots::{Cached, Slot};
 /// only holds what is free. What it holds is [`cached`](crate::Statistics::cached), at most 1 MiB of
 /// each length and 2 runs of lengths of which that is fewer; it goes back to the heap when the cache
 /// is dropped, when a scavenger sees that the owner is idle, and when the heap runs out of memory.
-/// Where no scavenger comes, [`PageHeap::drain_caches`] does what it does.
+/// Where no scavenger comes, [`PageHeap::drain_caches`] does what it does. It also takes what is in
+/// the caches of threads that a forked child does not have; a run that such a thread had just in its
+/// hands is lost to the child.
 ///
 /// ```
 /// use sysmem::Native;

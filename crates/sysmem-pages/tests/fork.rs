@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use sysmem::{Native, Os};
-use sysmem_pages::{Accounts, Options, PAGE, PageHeap, ReleaseOnFree, Run};
+use sysmem_pages::{Accounts, Options, PAGE, PageCache, PageHeap, ReleaseOnFree, Run};
 
 static ACCOUNTS: Accounts = Accounts::new("fork", "fork: records");
 static HEAP: PageHeap<Native> = PageHeap::new(
@@ -14,21 +14,23 @@ static HEAP: PageHeap<Native> = PageHeap::new(
     Options::new().release_on_free(ReleaseOnFree::Above { bytes: 1 << 20, divisor: 8 }),
 );
 
-fn free(run: Run) {
+type Cache = PageCache<'static, Native>;
+
+fn free(cache: &mut Cache, run: Run) {
     // SAFETY: a run of the heap, freed once.
-    unsafe { HEAP.free(run.start, run.npages) }.unwrap();
+    unsafe { cache.free(run.start, run.npages) }.unwrap();
 }
 
 /// Allocates, writes and frees; panics where the heap misbehaves. Allocates nothing else.
-fn work(rounds: usize, seed: usize) {
+fn work(cache: &mut Cache, rounds: usize, seed: usize) {
     let mut runs: [Option<Run>; 16] = [None; 16];
     for round in 0..rounds {
         let index = (round * 7 + seed) % runs.len();
         match runs[index].take() {
-            Some(run) => free(run),
+            Some(run) => free(cache, run),
             None => {
                 let npages = if round % 97 == 0 { 700 } else { 1 + round % 16 };
-                let run = HEAP.allocate(npages, PAGE).unwrap();
+                let run = cache.allocate(npages, PAGE).unwrap();
                 // SAFETY: the run is Ready and ours.
                 unsafe { run.start.write_bytes(seed as u8, PAGE) };
                 runs[index] = Some(run);
@@ -38,7 +40,7 @@ fn work(rounds: usize, seed: usize) {
             HEAP.release(1 << 20);
         }
     }
-    runs.into_iter().flatten().for_each(free);
+    runs.into_iter().flatten().for_each(|run| free(cache, run));
 }
 
 #[test]
@@ -48,8 +50,9 @@ fn a_child_of_a_busy_process_has_a_whole_heap() {
         for seed in 1..4 {
             let stop = &stop;
             scope.spawn(move || {
+                let mut cache = HEAP.cache().unwrap();
                 while !stop.load(Relaxed) {
-                    work(500, seed);
+                    work(&mut cache, 500, seed);
                 }
             });
         }
@@ -70,12 +73,15 @@ fn a_child_of_a_busy_process_has_a_whole_heap() {
                 // SAFETY: takes no memory.
                 unsafe { libc::alarm(20) };
                 let before = HEAP.statistics();
-                work(300, 9);
+                let mut cache = HEAP.cache().unwrap();
+                work(&mut cache, 300, 9);
+                // What is in the caches of threads that the child does not have, too.
                 HEAP.release_all();
                 let after = HEAP.statistics();
                 let whole = HEAP.verify().is_ok()
                     && before.releasing == 0
                     && after.in_use == before.in_use
+                    && after.cached == 0
                     && after.free_backed == 0;
                 // SAFETY: ends the child without running what is the parent's.
                 unsafe { libc::_exit(i32::from(!whole)) };
