@@ -14,7 +14,7 @@ use crate::standing::WHOLE;
 pub struct MapCell {
     /// The first address.
     pub address: usize,
-    /// Pages that are handed out.
+    /// Pages that are handed out, or in caches.
     pub in_use: u16,
     /// Pages that are free, and as far as the heap knows in memory.
     pub free_backed: u16,

@@ -211,7 +211,7 @@ impl Budget {
 
 impl<O: Os + Clone> PageHeap<O> {
     /// Says that a [`Scavenger`] will give memory back: from now on freeing does not, but calls for
-    /// the scavenger when more than `bytes` are free and backed.
+    /// the scavenger when more than `bytes` are free and backed or may be in caches.
     pub fn expect_scavenger(&self, bytes: usize) {
         self.call.store(0, Relaxed);
         self.lock().keeper = Keeper::Asleep { call_above: bytes >> self.page_shift() };
