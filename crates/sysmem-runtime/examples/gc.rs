@@ -37,7 +37,7 @@ struct Header {
     marks: [u64; NODES / 64],
 }
 
-/// A stack of nodes to look at, as deep as the heap is large if it must be: a terabyte of address
+/// A stack of nodes to look at, as deep as the heap is large if it must be: 4 GiB of address
 /// space, committed in steps and given back when marking ends.
 struct MarkStack {
     memory: Reservation,
@@ -77,7 +77,7 @@ struct Collector {
 
 impl Collector {
     fn new() -> Result<Collector, Error> {
-        let memory = Reservation::reserve(ReserveOptions::new(1 << 40), &MARKING)?;
+        let memory = Reservation::reserve(ReserveOptions::new(4 << 30), &MARKING)?;
         let stack = MarkStack { memory, ready: 0, len: 0 };
         Ok(Collector { blocks: VmVec::with_capacity(1 << 24)?, free: ptr::null_mut(), stack })
     }

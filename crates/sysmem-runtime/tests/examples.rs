@@ -1,6 +1,8 @@
 //! The examples do what they say.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
+mod child;
+
 use std::process::Command;
 
 /// Runs an example, which `cargo test` builds, and returns what it printed.
@@ -14,7 +16,7 @@ fn run(name: &str, arguments: &[&str]) -> String {
             .status();
         assert!(cargo.unwrap().success());
     }
-    let output = Command::new(program).args(arguments).output().unwrap();
+    let output = child::command(&program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

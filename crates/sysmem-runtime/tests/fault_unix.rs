@@ -5,13 +5,22 @@ mod child;
 #[path = "handlers/unix.rs"]
 mod handlers;
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use handlers::{install_repair, now};
 use libc::{SIGBUS, SIGSEGV};
 use sysmem::{Account, Native, Protection, Reservation, ReserveOptions, page_size};
 use sysmem_runtime::{AlternateStack, FaultHandler, Guard, write_to_stderr};
+
+unsafe extern "C" {
+    // <pthread.h>; the libc crate has it not for every system.
+    fn pthread_attr_setstack(
+        attributes: *mut libc::pthread_attr_t,
+        stack: *mut c_void,
+        len: usize,
+    ) -> c_int;
+}
 
 static STACKS: Account = Account::new("stacks");
 
@@ -89,7 +98,7 @@ fn an_overflow_of_a_stack_of_ours_is_reported_from_the_alternate_stack() {
             let mut attributes = std::mem::zeroed();
             libc::pthread_attr_init(&mut attributes);
             let stack = memory.as_mut_ptr().add(page_size()).cast();
-            assert_eq!(libc::pthread_attr_setstack(&mut attributes, stack, len), 0);
+            assert_eq!(pthread_attr_setstack(&mut attributes, stack, len), 0);
             let mut thread = std::mem::zeroed();
             let made = libc::pthread_create(&mut thread, &attributes, overflow, ptr::null_mut());
             assert_eq!(made, 0);

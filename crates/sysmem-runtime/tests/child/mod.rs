@@ -1,6 +1,7 @@
 //! Runs a part of a test in a process of its own, which may die.
 #![allow(dead_code)] // Not every test looks at everything.
 
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 /// How a child ended, and what it had to say.
@@ -31,11 +32,7 @@ pub fn run(test: &str, which: &str, work: impl FnOnce()) -> Option<Ended> {
         }
         return None;
     }
-    #[cfg(unix)]
-    if emulated() {
-        return Some(forked(work));
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
+    let output = command(&std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("SYSMEM_TEST_CHILD", which)
         .env("RUST_BACKTRACE", "0")
@@ -74,45 +71,24 @@ fn signal(status: ExitStatus) -> Option<i32> {
     }
 }
 
-/// Whether qemu emulates this process: then it cannot execute itself, and sees the processor of
-/// its host.
+/// Runs a program that was built with these tests. A process that qemu emulates cannot execute it as
+/// it is, but with the runner that cargo was given for the tests.
+pub fn command(program: &Path) -> Command {
+    if !emulated() {
+        return Command::new(program);
+    }
+    let runner = std::env::vars().find_map(|(name, value)| {
+        (name.starts_with("CARGO_TARGET_") && name.ends_with("_RUNNER")).then_some(value)
+    });
+    let runner = runner.expect("cargo says by CARGO_TARGET_…_RUNNER how emulated tests are run");
+    let mut words = runner.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).arg(program);
+    command
+}
+
+/// Whether qemu emulates this process: it then sees the processor of its host.
 pub fn emulated() -> bool {
     let processor = || std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     cfg!(target_arch = "aarch64") && processor().contains("vendor_id")
-}
-
-/// Runs `work` in a copy of this process. What it prints is seen where the test harness does not
-/// take it (`--nocapture`).
-#[cfg(unix)]
-fn forked(work: impl FnOnce()) -> Ended {
-    use std::fs::File;
-    use std::io::Read;
-    use std::os::fd::{AsRawFd, FromRawFd};
-
-    let mut ends = [-1; 2];
-    // SAFETY: room for two descriptors.
-    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-    // SAFETY: they were just made, and nobody else has them.
-    let [mut said, mouth] = ends.map(|end| unsafe { File::from_raw_fd(end) });
-    // SAFETY: the child does the work and ends.
-    match unsafe { libc::fork() } {
-        0 => {
-            // SAFETY: both descriptors are there.
-            unsafe { libc::dup2(mouth.as_raw_fd(), 2) };
-            drop((said, mouth));
-            work();
-            leave();
-            unreachable!()
-        }
-        child => {
-            drop(mouth);
-            let mut stderr = String::new();
-            said.read_to_string(&mut stderr).unwrap();
-            let mut status = 0;
-            // SAFETY: waits for the child just made.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
-            Ended { signal, stderr }
-        }
-    }
 }
