@@ -18,6 +18,7 @@ mod os;
 mod overhead;
 mod pages;
 mod programs;
+mod realloc;
 mod table;
 mod vec;
 
@@ -54,6 +55,11 @@ enum Measurement {
     /// The program that `pages` measures.
     #[command(hide = true)]
     PagesLoad(pages::Load),
+    /// Blocks that grow by `realloc`: how often they move, and what that costs.
+    Realloc(realloc::Options),
+    /// The program that `realloc` measures.
+    #[command(hide = true)]
+    ReallocLoad(realloc::Load),
     /// Pushing bytes: a vector that never moves against `Vec`.
     Vec(vec::Options),
 }
@@ -72,6 +78,8 @@ fn main() {
         Measurement::OverheadLoad(load) => overhead::load(&load),
         Measurement::Pages(options) => pages::run(&options),
         Measurement::PagesLoad(load) => pages::load(&load),
+        Measurement::Realloc(options) => realloc::run(&options),
+        Measurement::ReallocLoad(load) => realloc::load(&load),
         Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {

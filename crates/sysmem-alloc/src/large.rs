@@ -15,13 +15,38 @@ use crate::{PAGES, hook, misuse, npages, page_map, sampling, scavenger};
 /// is ever looked up, and a GiB would take a MiB of the map.
 const FIRST_PAGE: usize = PAGE;
 
+/// A large allocation that grows and has to move is going to grow again: from this many bytes on it
+/// gets a reservation with room. Smaller ones would make many mappings for little that is not copied.
+const ROOM_FROM: usize = 1 << 20;
+
+/// The room, as a multiple of what it has grown to. So an allocation moves once in four doublings, in
+/// steps however small.
+const ROOM: usize = 15;
+
 /// Allocates `size` bytes aligned to `align`; the second value says whether they are known to be
 /// zero. Null when memory has run out, or the address space.
 pub(crate) fn allocate(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8, bool) {
+    allocate_with_room(heap, size, align, 0)
+}
+
+/// As [`allocate`], for an allocation that has grown and moves here.
+pub(crate) fn allocate_grown(heap: &ThreadHeap, size: usize, align: usize) -> (*mut u8, bool) {
+    let room = if size >= ROOM_FROM { ROOM.saturating_mul(size) } else { 0 };
+    allocate_with_room(heap, size, align, room)
+}
+
+fn allocate_with_room(
+    heap: &ThreadHeap,
+    size: usize,
+    align: usize,
+    room: usize,
+) -> (*mut u8, bool) {
     let Some(len) = size.max(1).checked_next_multiple_of(PAGES.page_size()) else {
         return (ptr::null_mut(), false);
     };
-    let Some((span, zeroed)) = take_run(heap, len, align) else { return (ptr::null_mut(), false) };
+    let Some((span, zeroed)) = take_run(heap, len, align, room) else {
+        return (ptr::null_mut(), false);
+    };
     span.class.set(NO_CLASS);
     span.sample.set(sampling::large(heap, size, len));
     count_allocation(heap, size, len);
@@ -38,19 +63,26 @@ pub(crate) fn allocate_sampled(
     sample: u64,
 ) -> (*mut u8, bool) {
     let len = block_size.next_multiple_of(PAGES.page_size());
-    let Some((span, zeroed)) = take_run(heap, len, PAGE) else { return (ptr::null_mut(), false) };
+    let Some((span, zeroed)) = take_run(heap, len, PAGE, 0) else {
+        return (ptr::null_mut(), false);
+    };
     span.class.set(class as u8);
     span.sample.set(sample);
     (span.start.get(), zeroed)
 }
 
 /// A run of pages with a span of its own, entered in the page map; whether it is zero.
-fn take_run(heap: &ThreadHeap, len: usize, align: usize) -> Option<(&'static Span, bool)> {
+fn take_run(
+    heap: &ThreadHeap,
+    len: usize,
+    align: usize,
+    room: usize,
+) -> Option<(&'static Span, bool)> {
     let npages = npages(len);
     let span = heap.take_span();
     // SAFETY: a span that describes nothing is this heap's alone; null is out of memory.
     let new = unsafe { span.as_ref() }?;
-    let Ok(run) = PAGES.allocate(npages, align.max(PAGE)) else {
+    let Ok(run) = PAGES.allocate_with_room(npages, align.max(PAGE), crate::npages(room)) else {
         heap.give_span(span);
         return None;
     };

@@ -286,7 +286,8 @@ unsafe extern "C" fn reallocate_elsewhere(
             return address;
         }
     }
-    let moved = allocate(size, align);
+    let grows = span.is_large() && size > usable.max(size_class::LARGEST);
+    let moved = if grows { allocate_grown(size, align) } else { allocate(size, align) };
     if !moved.is_null() {
         // SAFETY: both are at least that long, and two allocations do not overlap.
         unsafe {
@@ -295,6 +296,14 @@ unsafe extern "C" fn reallocate_elsewhere(
         }
     }
     moved
+}
+
+/// A new place for a large allocation that is longer now: `size` bytes, more than any block has.
+fn allocate_grown(size: usize, align: usize) -> *mut u8 {
+    let sane = (size <= isize::MAX as usize).then_some(size);
+    let found =
+        sane.and_then(|size| lifecycle::with_heap(|heap| large::allocate_grown(heap, size, align)));
+    thread_heap::finish(found.unwrap_or((ptr::null_mut(), false)), size, false)
 }
 
 /// The number of bytes that an allocation really has, at least what was asked for; zero for null.

@@ -204,3 +204,34 @@ fn fresh_memory_is_not_cleared_to_be_zero() {
     // SAFETY: the block is ours.
     unsafe { free(address) };
 }
+
+#[test]
+fn a_large_block_that_grows_in_small_steps_among_others_moves_seldom() {
+    let mut size = 2 << 20;
+    let mut block = allocate(size, 8);
+    let mut others = Vec::new();
+    let (mut moves, mut written) = (0, 0);
+    while size < 200 << 20 {
+        assert!(!block.is_null());
+        // SAFETY: the block is `size` bytes long; the first `written` of them were written.
+        unsafe {
+            assert!(written == 0 || *block == 1 && *block.add(written - 1) == 1);
+            block.add(written).write_bytes(1, (64 << 10).min(size - written));
+            *block.add(size - 1) = 1;
+        }
+        written = size;
+        others.push(allocate(100_000, 8));
+        size += size / 50;
+        // SAFETY: the block is ours, and the old address is not used again.
+        let grown = unsafe { reallocate(block, size, 8) };
+        moves += u32::from(grown != block);
+        block = grown;
+    }
+    // At 2 and 32 MiB or so.
+    assert!(moves <= 2, "{moves} moves");
+    // SAFETY: each is freed once.
+    unsafe {
+        free(block);
+        others.into_iter().for_each(|other| free(other));
+    }
+}

@@ -5,6 +5,9 @@
 //! heaps up to a 256th of what there is; and half as long where the system refuses, down to what is
 //! needed. A reservation is mapped from its start in steps of a huge page: writable mappings are
 //! limited too (`ulimit -d` on Linux since 4.7).
+//!
+//! A run that is going to grow can have a reservation with room behind it. The room is mapped only as
+//! far as the run reaches, so that nobody else gets pages in its way, unless nothing else can be had.
 
 use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
@@ -56,7 +59,7 @@ impl<O: Os + Clone> Pages<O> {
         self.counts.grows += 1;
         let mut error = None;
         for index in 0..self.regions.len() {
-            if !self.regions[index].has_room() {
+            if !self.regions[index].has_room() || self.regions[index].kept {
                 continue;
             }
             let (from, end) = (self.tail(index), self.regions[index].end);
@@ -71,7 +74,7 @@ impl<O: Os + Clone> Pages<O> {
         // A new reservation would have to be mapped too, and all of the run.
         let error = match error {
             Some(error) => error,
-            None => match self.grow_by_region(heap, npages, align_pages) {
+            None => match self.grow_by_region(heap, npages, align_pages, 0) {
                 Ok(first) => return Ok(first),
                 Err(error) => error,
             },
@@ -150,7 +153,7 @@ impl<O: Os + Clone> Pages<O> {
             return Ok(());
         }
         // Large steps keep calls rare, and end where huge pages do.
-        let step = (MAP_STEP >> heap.page_shift()).max(1);
+        let step = if region.kept { 1 } else { (MAP_STEP >> heap.page_shift()).max(1) };
         let wide = end.next_multiple_of(step).min(region.end);
         let account = &heap.accounts.metadata;
         let blocks = from / WHOLE..wide.div_ceil(WHOLE);
@@ -164,12 +167,14 @@ impl<O: Os + Clone> Pages<O> {
         Ok(())
     }
 
-    /// Reserves address space that begins where such a run may and holds it, and maps it.
-    fn grow_by_region(
+    /// Reserves address space that begins where such a run may and holds it, with room for it to grow
+    /// by so many pages if that can be had, and maps it.
+    pub(crate) fn grow_by_region(
         &mut self,
         heap: &PageHeap<O>,
         npages: usize,
         align_pages: usize,
+        room: usize,
     ) -> Result<usize, Error> {
         let (os, account, shift) = (&heap.os, &heap.accounts.metadata, heap.page_shift());
         let block = WHOLE << shift;
@@ -177,7 +182,11 @@ impl<O: Os + Clone> Pages<O> {
         let whole = needed.next_multiple_of(block);
         let longest = LONGEST.max((self.reserved << shift) / DIVISOR).next_multiple_of(block);
         let usual = self.next_reservation.max(FIRST).next_multiple_of(block).min(longest);
-        let mut len = if needed > LONGEST { whole } else { usual.max(whole) };
+        let mut len = match room {
+            0 if needed > LONGEST => whole,
+            0 => usual.max(whole),
+            room => needed.saturating_add(room << shift).next_multiple_of(block),
+        };
         self.regions.make_room(1 + self.departing, &mut self.metadata, os, account)?;
         let align = align_pages << shift;
         let reservation = loop {
@@ -199,9 +208,11 @@ impl<O: Os + Clone> Pages<O> {
                 return Err(error);
             }
         };
-        let region = Region::new(reservation, shift, &mut self.metadata, account)?;
+        let region = Region::new(reservation, room > 0, shift, &mut self.metadata, account)?;
         self.counts.reservations += 1;
-        self.next_reservation = (len * 2).min(longest);
+        if room == 0 {
+            self.next_reservation = (len * 2).min(longest);
+        }
         let index = self.enter(region);
         let region = &self.regions[index];
         let first = region.first.next_multiple_of(align_pages);

@@ -208,6 +208,19 @@ impl<O: Os + Clone> PageHeap<O> {
     /// Hands out `npages` pages in a row, whose address is a multiple of `align` bytes (a power of
     /// two) and of the page size.
     pub fn allocate(&self, npages: usize, align: usize) -> Result<Run, Error> {
+        self.allocate_with_room(npages, align, 0)
+    }
+
+    /// As [`allocate`](PageHeap::allocate) for a run that is going to grow: keeps address space for
+    /// `room` pages after it, into which [`extend`](PageHeap::extend) makes it longer where it is. Less
+    /// of it where the system has no such address space; nobody else gets pages there unless the heap
+    /// can grow nowhere else. Room costs no memory, but each such run has a reservation of its own.
+    pub fn allocate_with_room(
+        &self,
+        npages: usize,
+        align: usize,
+        room: usize,
+    ) -> Result<Run, Error> {
         let shift = self.page_shift();
         let refuse = |kind| {
             let len = npages.saturating_mul(1 << shift);
@@ -223,20 +236,23 @@ impl<O: Os + Clone> PageHeap<O> {
             return refuse(ErrorKind::TooLong);
         }
         let align_pages = (align >> shift).max(1);
-        let (mut pages, run) = self.take_run(npages, align_pages)?;
+        let room = room.min((isize::MAX as usize >> shift) - npages);
+        let (mut pages, run) = self.take_run(npages, align_pages, room)?;
         pages.counts.allocations += 1;
         Ok(run)
     }
 
-    /// The lock, and a run out of what is free or may still grow; out of caches, if it must be.
+    /// The lock, and a run out of what is free or may still grow, with room after it if that can be
+    /// had; out of caches, if it must be.
     #[inline]
     pub(crate) fn take_run(
         &self,
         npages: usize,
         align_pages: usize,
+        room: usize,
     ) -> Result<(LockGuard<'_, Pages<O>, O>, Run), Error> {
         let take = || {
-            let (mut pages, first) = self.find_place(npages, align_pages)?;
+            let (mut pages, first) = self.find_place(npages, align_pages, room)?;
             let zeroed = pages.hand_out(self, first, npages)?;
             Ok((pages, Run { start: self.address_of(first), npages, zeroed }))
         };

@@ -90,12 +90,14 @@ impl<O: Os + Clone> PageHeap<O> {
         }
     }
 
-    /// The lock and a place for a run, after giving back what a limit asks for.
+    /// The lock and a place for a run, after giving back what a limit asks for; with room for so many
+    /// pages after it, if that can be had.
     #[inline]
     pub(crate) fn find_place(
         &self,
         npages: usize,
         align_pages: usize,
+        room: usize,
     ) -> Result<Place<'_, O>, Error> {
         let mut tries = 0;
         loop {
@@ -106,7 +108,11 @@ impl<O: Os + Clone> PageHeap<O> {
             {
                 return Err(self.refusal(&pages, npages));
             }
-            let first = match pages.fit(npages, align_pages) {
+            let mut place = None;
+            if room > 0 && tries == 0 {
+                place = pages.grow_by_region(self, npages, align_pages, room).ok();
+            }
+            let first = match place.or_else(|| pages.fit(npages, align_pages)) {
                 Some(place) => place,
                 None => pages.grow(self, npages, align_pages)?,
             };

@@ -158,7 +158,7 @@ impl<O: Os + Clone> PageCache<'_, O> {
     #[inline(never)]
     fn refill(&mut self, npages: usize) -> Result<Run, Error> {
         let heap = self.heap;
-        let (mut pages, run) = heap.take_run(npages, 1)?;
+        let (mut pages, run) = heap.take_run(npages, 1, 0)?;
         pages.counts.allocations += 1;
         let record = self.record;
         pages.caches.touch(record);

@@ -20,6 +20,8 @@ pub(crate) struct Region<O: Os> {
     pub(crate) end: usize,
     /// The page after the last that is mapped.
     pub(crate) mapped: usize,
+    /// Whether what is not mapped is room for one run to grow into.
+    pub(crate) kept: bool,
     /// Lies in a piece of metadata of its own, so that calls to the system can use it outside the
     /// lock while the list of regions changes.
     reservation: NonNull<Reservation<O>>,
@@ -32,6 +34,7 @@ impl<O: Os + Clone> Region<O> {
     /// returned.
     pub(crate) fn new(
         reservation: Reservation<O>,
+        kept: bool,
         shift: u32,
         metadata: &mut Metadata<O>,
         account: &'static Account,
@@ -42,7 +45,7 @@ impl<O: Os + Clone> Region<O> {
         // SAFETY: room for one reservation.
         unsafe { place.write(reservation) };
         let (first, end) = (start, start + npages);
-        Ok(Region { start, npages, first, end, mapped: first, reservation: place, shift })
+        Ok(Region { start, npages, first, end, mapped: first, kept, reservation: place, shift })
     }
 
     /// The reservation. It stays where it is as long as the region is in the list.

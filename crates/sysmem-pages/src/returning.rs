@@ -38,11 +38,12 @@ impl<O: Os + Clone> Pages<O> {
     }
 
     /// As [`idle_of_free`](Pages::idle_of_free), of a region that is to be returned when it is free:
-    /// one that is longer than others. The address space of others is soon wanted again, and
-    /// reserving and mapping it anew takes many calls.
+    /// one that is longer than others, or was kept for one run. The address space of others is soon
+    /// wanted again, and reserving and mapping it anew takes many calls.
     pub(crate) fn idle_of_returnable(&self, index: usize, shift: u32) -> Option<usize> {
-        let is_long = self.regions[index].npages > LONGEST >> shift;
-        if is_long { self.idle_of_free(index) } else { None }
+        let region = &self.regions[index];
+        let is_special = region.kept || region.npages > LONGEST >> shift;
+        if is_special { self.idle_of_free(index) } else { None }
     }
 
     /// Takes a region out if it is wholly free.

@@ -260,3 +260,50 @@ fn advice_covers_whole_huge_pages_and_only_those() {
         .collect();
     assert_eq!(advised, [(0, 4 * MIB)]);
 }
+
+#[test]
+fn a_run_with_room_grows_in_place_while_others_come_and_go() {
+    let heap = heap_on(&Simulated::new(real(GIB)), Options::new());
+    let run = heap.allocate_with_room(MIB / PAGE, PAGE, 7 * MIB / PAGE).unwrap();
+    let mapped = |heap: &PageHeap<_>| heap.statistics().reserved - heap.statistics().unmapped;
+    assert_eq!(mapped(&heap), MIB as u64, "room costs nothing");
+    let reserved = heap.statistics().reserved;
+    let mut npages = run.npages;
+    let mut others = Vec::new();
+    while npages < 8 * MIB / PAGE {
+        others.push(heap.allocate(1 + npages % 40, PAGE).unwrap());
+        // SAFETY: a run of the heap, as long as it has grown to.
+        let zeroed = unsafe { heap.extend(run.start, npages, npages + 3) };
+        if npages + 3 > 8 * MIB / PAGE {
+            assert_eq!(zeroed, None, "there is no more room");
+            break;
+        }
+        assert_eq!(zeroed, Some(true));
+        npages += 3;
+        if npages % 5 == 0 {
+            free(&heap, others.swap_remove(npages % others.len()));
+        }
+    }
+    assert!(npages > 8 * MIB / PAGE - 3);
+    heap.verify().unwrap();
+    let before = heap.statistics().reserved;
+    others.into_iter().for_each(|run| free(&heap, run));
+    free(&heap, Run { npages, ..run });
+    heap.release_all();
+    assert_eq!(before - heap.statistics().reserved, reserved, "room is returned with its run");
+}
+
+#[test]
+fn room_is_less_where_address_space_is_short_and_others_get_it_before_they_get_nothing() {
+    let settings = Settings { address_space_limit: 24 * MIB as u64, ..real(GIB) };
+    let heap = heap_on(&Simulated::new(settings), Options::new());
+    let run = heap.allocate_with_room(MIB / PAGE, PAGE, 100 * MIB / PAGE).unwrap();
+    let reserved = heap.statistics().reserved;
+    assert!((8 * MIB as u64..24 * MIB as u64).contains(&reserved), "{reserved}");
+    let (runs, _) = fill(&heap, 16);
+    // All there is, but for records and what is lost to huge pages.
+    assert!(runs.len() * 16 * PAGE > 18 * MIB, "{}", runs.len());
+    heap.verify().unwrap();
+    free(&heap, run);
+    runs.into_iter().for_each(|run| free(&heap, run));
+}
