@@ -2,16 +2,16 @@
 //! to the system.
 //!
 //! [`PageHeap`] hands out runs of 8 KiB pages of any length and alignment, knows which of its free
-//! pages are zero, and gives free memory back on demand or as its [`Options`] say. It is `no_std`,
-//! needs no allocator, keeps its records in memory that it takes from the system itself, and works
-//! over any [`sysmem::Os`].
+//! pages are zero, and gives free memory back on demand or as its [`Options`] say. A [`PageCache`]
+//! hands out short runs to one owner without a lock. The crate is `no_std`, needs no allocator, keeps
+//! its records in memory that it takes from the system itself, and works over any [`sysmem::Os`].
 //!
 //! The crate, from the bottom up: sets of 256 pages (`bits`); a huge page of them (`block`); which
 //! huge page a short run should come from (`standing`), where a long run fits (`free_runs`); all huge
 //! pages by address (`tree`); memory for records (`metadata`); reservations (`region`); the heap
 //! (`heap`), how it grows (`grow`), how it gives back (`release`, `returning`) when (`scavenger`),
-//! also of what stays in use (`in_use`), how large it may be (`limit`), short runs without
-//! its lock (`page_cache`), and a picture of it (`heap_map`).
+//! also of what stays in use (`in_use`), how large it may be (`limit`), short runs without its lock
+//! (`page_cache`), and a picture of it (`heap_map`).
 #![no_std]
 
 #[cfg(test)]

@@ -275,6 +275,44 @@ fn a_run_freed_twice_that_a_scavenger_finds_is_told_to_the_next_who_comes_to_the
     machine.heap.verify().unwrap();
 }
 
+#[test]
+fn what_a_sleeping_thread_has_in_its_cache_goes_back_while_nobody_calls_the_heap() {
+    let heap = &PageHeap::new(Native::NEW, accounts(), Options::new());
+    let ended = &AtomicBool::new(false);
+    heap.expect_scavenger(MIB);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut scavenger = Scavenger::new();
+            while !ended.load(Relaxed) {
+                let wait = scavenger.step(heap);
+                heap.wait_for_call(wait);
+            }
+        });
+        let (filled, wait_for_fill) = std::sync::mpsc::channel();
+        let sleeper = scope.spawn(move || {
+            let mut cache = heap.cache().unwrap();
+            fill(heap, &mut cache);
+            filled.send(()).unwrap();
+            // Sleeps with all that it has.
+            while !ended.load(Relaxed) {
+                thread::park();
+            }
+        });
+        wait_for_fill.recv().unwrap();
+        // Within a second where the machine is quiet.
+        let left = (0..600).find_map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            let now = heap.statistics();
+            (now.cached == 0 && now.free_backed as usize <= 2 * MIB).then_some(now)
+        });
+        ended.store(true, Relaxed);
+        heap.call_scavenger();
+        sleeper.thread().unpark();
+        assert!(left.is_some(), "{:?}", heap.statistics());
+    });
+    heap.verify().unwrap();
+}
+
 /// Runs that are in use, each by the thread that put it there or took it from there.
 struct InUse(Mutex<(HashSet<usize>, Vec<Run>)>);
 
