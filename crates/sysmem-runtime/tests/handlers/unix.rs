@@ -16,7 +16,7 @@ extern "C" fn repair(_: i32, info: *mut siginfo_t, _: *mut c_void) {
     // SAFETY: a fault has an address, and these tests fault in pages of their own.
     unsafe {
         let page = (*info).si_addr().map_addr(|address| address & !(page_size() - 1));
-        libc::mprotect(page, page_size(), libc::PROT_READ | libc::PROT_WRITE);
+        libc::mprotect(page.cast(), page_size(), libc::PROT_READ | libc::PROT_WRITE);
     }
     REPAIRS.fetch_add(1, SeqCst);
 }
