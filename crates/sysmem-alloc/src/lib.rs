@@ -206,14 +206,35 @@ extern "C" fn free_unknown(address: *mut u8) {
     }
 }
 
-/// Frees a large allocation, a block that another heap owns, or one of a heap that is claimed.
+/// Frees what the calling thread's heap does not own, or does not have just now.
+///
+/// # Safety
+///
+/// As for [`free`].
+#[inline(never)]
+unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
+    let (gate, owner) = (thread_slot::get(), span.owner.get());
+    if span.is_large() || !gate.leads_to_a_heap() || ptr::addr_eq(owner, gate) {
+        // SAFETY: the caller's promise.
+        return unsafe { free_unusual(span, address) };
+    }
+    // SAFETY: it leads to the heap of this thread, whose counters nobody else writes to, whoever has
+    // the rest of it; owners live forever; the rest is the caller's promise.
+    unsafe {
+        thread_heap::ThreadHeap::behind(gate).count_free(span.class.get() as usize);
+        (*owner).free_remote(address);
+        lifecycle::tidy(&*owner);
+    }
+}
+
+/// Frees a large allocation, a block of a heap that is claimed, or one in a thread without a heap.
 ///
 /// # Safety
 ///
 /// As for [`free`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
+unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
     let work = |heap: &thread_heap::ThreadHeap| {
         if span.is_large() {
             // SAFETY: the caller's promise.

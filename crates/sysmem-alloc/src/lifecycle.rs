@@ -13,6 +13,7 @@ use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
+use sysmem::native::keeping_errno;
 use sysmem::{Lock, Native, Os};
 
 use crate::gate::DEAD;
@@ -144,7 +145,17 @@ fn leave(heap: &ThreadHeap) {
 
 /// Takes in what was freed to a heap that no thread runs, so that its memory does not wait for a
 /// thread that may never be born.
+#[inline]
 pub(crate) fn tidy(heap: &ThreadHeap) {
+    // SeqCst: see `free_remote`.
+    if heap.state().load(SeqCst) == IDLE {
+        keeping_errno(|| tidy_idle(heap));
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tidy_idle(heap: &ThreadHeap) {
     while heap.has_remote()
         && heap.state().compare_exchange(IDLE, BORROWED, AcqRel, Relaxed).is_ok()
     {
