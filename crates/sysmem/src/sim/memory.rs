@@ -23,6 +23,9 @@ const POISON: u8 = 0xdb;
 /// The largest page that is simulated.
 pub(crate) const LARGEST_PAGE: usize = 64 << 10;
 
+/// Bytes that are compared with zeros at once.
+const LOOKED_AT: usize = 256;
+
 static ZEROS: [u8; LARGEST_PAGE] = [0; LARGEST_PAGE];
 static POISONED: [u8; LARGEST_PAGE] = [POISON; LARGEST_PAGE];
 
@@ -397,13 +400,19 @@ impl Memory {
         if unsafe { self.visible(page) } != bytes {
             return;
         }
-        let words = bytes.chunks_exact(8).enumerate();
-        for (index, word) in words {
-            let word = u64::from_ne_bytes(word.try_into().unwrap_or_default());
-            // SAFETY: an aligned word of a page that is readable and writable.
-            let place = unsafe { AtomicU64::from_ptr(self.pointer(page + index * 8).cast()) };
-            if place.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-                return;
+        for (number, part) in bytes.chunks(LOOKED_AT).enumerate() {
+            // What is zero need not become it.
+            if part == &ZEROS[..part.len()] {
+                continue;
+            }
+            for (index, word) in part.chunks_exact(8).enumerate() {
+                let word = u64::from_ne_bytes(word.try_into().unwrap_or_default());
+                let address = page + number * LOOKED_AT + index * 8;
+                // SAFETY: an aligned word of a page that is readable and writable.
+                let place = unsafe { AtomicU64::from_ptr(self.pointer(address).cast()) };
+                if place.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                    return;
+                }
             }
         }
     }
