@@ -17,7 +17,10 @@ struct Holder(Child);
 impl Holder {
     fn start() -> Holder {
         static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-        let program = PROGRAM.get_or_init(|| compile("holds.c", &[]));
+        Holder::of(PROGRAM.get_or_init(|| compile("holds.c", &[])))
+    }
+
+    fn of(program: &Path) -> Holder {
         let mut child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -368,6 +371,30 @@ fn stat_of_a_large_process_reads_its_sums() {
         return;
     }
     assert!(said.contains("/smaps_rollup\"") && !said.contains("/smaps\""), "{said}");
+}
+
+/// 60,000 mappings are some 3 MB of text, which the kernel tells by the page, and some 50 MB with
+/// their figures.
+#[test]
+fn sixty_thousand_mappings_take_no_more_calls_than_there_are_pages_of_text() {
+    let Some(strace) = installed("strace") else { return };
+    let holder = Holder::of(&compile("many_mappings.c", &[]));
+    let figures = json("stat", &["--json", &holder.pid()]);
+    assert!(figures["process"]["mappings"].as_u64().is_some_and(|n| n > 60_000), "{figures:#}");
+    for (name, most) in [("stat", 1200), ("map", 16_000)] {
+        let calls = scratch("calls");
+        let mut command = Command::new(&strace);
+        command.args(["-f", "-c", "-o"]).arg(&calls);
+        command.args([env!("CARGO_BIN_EXE_sysmem"), name, &holder.pid()]);
+        if !output(command, b"").status.success() {
+            println!("skipped: strace may not trace here");
+            return;
+        }
+        let table = std::fs::read_to_string(calls).unwrap();
+        let total = table.lines().last().unwrap().split_whitespace().nth(3).unwrap();
+        let total: u32 = total.parse().unwrap_or_else(|_| panic!("{table}"));
+        assert!(total < most, "{name}: {table}");
+    }
 }
 
 #[test]

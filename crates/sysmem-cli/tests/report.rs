@@ -4,6 +4,7 @@ mod harness;
 
 use harness::*;
 use std::ffi::OsStr;
+use std::process::Command;
 
 const MIB: u64 = 1 << 20;
 
@@ -149,4 +150,44 @@ fn the_text_fits_the_figures_and_the_terminal() {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+}
+
+/// What a command writes on a terminal, by script(1).
+fn on_a_terminal(line: &str) -> Option<String> {
+    let mut command = Command::new(installed("script")?);
+    command.args(["-q", "-e", "-c", line, "/dev/null"]);
+    command.env("TERM", "xterm-256color").env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8");
+    Some(String::from_utf8_lossy(&output(command, b"").stdout).into_owned())
+}
+
+#[test]
+fn colours_and_progress_are_for_terminals_and_no_color_is_honoured() {
+    let program = compile("gives_back.c", &[]);
+    let command = format!("{} run", env!("CARGO_BIN_EXE_sysmem"));
+    let run = format!("{command} -- {} 4000", program.display());
+    let Some(colourful) = on_a_terminal(&run) else { return };
+    assert!(colourful.contains("\x1b["), "{colourful}");
+    let plain = on_a_terminal(&format!("NO_COLOR=1 {run}")).unwrap();
+    assert!(plain.contains("peak resident") && !plain.contains('\x1b'), "{plain}");
+    let run = format!("{command} -q --profile {} -- {}", scratch("p").display(), program.display());
+    let progress = on_a_terminal(&format!("{run} 4000")).unwrap();
+    assert!(progress.contains("sysmem: reading symbols 1/"), "{progress}");
+    let piped = on_a_terminal(&format!("{run} 4000 2>&1 | cat")).unwrap();
+    assert_eq!(piped, "");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_the_program_runs() {
+    for option in ["--report", "--json"] {
+        let mut command = sysmem_run();
+        command.args([option, "/nowhere/at/all", "--", "echo", "ran"]);
+        let output = output(command, b"");
+        assert_eq!(output.status.code(), Some(125), "{option}");
+        assert!(output.stdout.is_empty(), "{option}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            told.contains("cannot write the report to /nowhere/at/all: No such file"),
+            "{told}"
+        );
+    }
 }

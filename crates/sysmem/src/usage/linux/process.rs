@@ -19,7 +19,8 @@ pub(super) fn usage(
 ) -> Result<ProcessUsage, Error> {
     let alive = Alive::open(kernel, process)?;
     let mut usage = ProcessUsage::default();
-    let mut buffer = [0; 1024];
+    // The kernel tells a list of mappings by the page; there may be tens of thousands.
+    let mut buffer = [0; 4096];
     let status = File::of(kernel, process, "status").map_err(process_refusal)?;
     read_status(&mut status.lines(&mut buffer), &mut usage).map_err(process_refusal)?;
     if let Ok(limits) = File::of(kernel, process, "limits") {
