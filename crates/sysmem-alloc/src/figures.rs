@@ -14,8 +14,10 @@
 //! version.
 
 mod heap_picture;
+mod reservations;
 
 pub use heap_picture::{Drawn, Moment, PICTURE_CELLS, PICTURES, Picture};
+pub use reservations::{RESERVATIONS, Reservations};
 pub use sysmem_pages::MapCell;
 
 use crate::statistics::{ClassStatistics, SIZE_CLASSES};
@@ -35,7 +37,7 @@ pub const FILE_NAME: &str = "sysmem-figures";
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"sysmemfg");
 
 /// The version of the layout, raised with every change to the order or meaning of a word.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// How many process images can publish at once. Slots that were never claimed cost no memory.
 pub const SLOTS: usize = 1024;
@@ -78,7 +80,7 @@ pub struct Header {
     pub turned_away: AtomicU64,
 }
 
-/// What one process image says about itself; one page of its own.
+/// What one process image says about itself; pages of its own.
 #[repr(C, align(4096))]
 pub struct Slot {
     /// [`FREE`], [`LIVE`] or [`EXITED`].
@@ -106,9 +108,11 @@ pub struct Slot {
     /// What the allocator did with blocks of each size, smallest first, and with large allocations
     /// at the end.
     pub classes: [[AtomicU64; ClassFigures::COUNT]; SIZE_CLASSES + 1],
+    /// Which address space is whose.
+    pub reservations: Reservations,
 }
 
-const _: () = assert!(size_of::<Header>() == 4096 && size_of::<Slot>() == 4096);
+const _: () = assert!(size_of::<Header>() == 4096 && size_of::<Slot>() == 8192);
 
 /// Defines a group of figures as a plain struct, with its stored form beside it.
 macro_rules! group {
@@ -304,6 +308,26 @@ impl KernelFigures {
     }
 }
 
+/// Stores text in words, cut to their length, with zeros behind it.
+fn store_text(words: &[AtomicU64], text: &[u8]) {
+    for (number, word) in words.iter().enumerate() {
+        let rest = text.get(number * 8..).unwrap_or_default();
+        let mut eight = [0; 8];
+        let kept = rest.len().min(8);
+        eight[..kept].copy_from_slice(&rest[..kept]);
+        word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
+    }
+}
+
+/// Loads text into a buffer and returns the part that is used.
+fn load_text<'a>(words: &[AtomicU64], buffer: &'a mut [u8]) -> &'a [u8] {
+    for (word, bytes) in words.iter().zip(buffer.chunks_exact_mut(8)) {
+        bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    let length = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
+    &buffer[..length]
+}
+
 /// What stands before the colon.
 fn label(line: &[u8]) -> &[u8] {
     line.split(|&byte| byte == b':').next().unwrap_or(&[])
@@ -354,23 +378,12 @@ impl Figures {
 impl Slot {
     /// Stores a name, cut to [`NAME_BYTES`].
     pub fn store_name(&self, name: &[u8]) {
-        let mut padded = [0; NAME_BYTES];
-        let kept = name.len().min(NAME_BYTES);
-        padded[..kept].copy_from_slice(&name[..kept]);
-        for (word, bytes) in self.name.iter().zip(padded.chunks_exact(8)) {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(bytes);
-            word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
-        }
+        store_text(&self.name, name);
     }
 
     /// Loads the name into the buffer and returns the part that is used.
     pub fn load_name<'a>(&self, buffer: &'a mut [u8; NAME_BYTES]) -> &'a [u8] {
-        for (word, bytes) in self.name.iter().zip(buffer.chunks_exact_mut(8)) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-        }
-        let length = buffer.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
-        &buffer[..length]
+        load_text(&self.name, buffer)
     }
 
     /// Empties the slot and makes it free for the next claim; for the reader that has kept what
@@ -388,6 +401,7 @@ impl Slot {
         for word in words.chain(self.classes.as_flattened()) {
             word.store(0, Ordering::Relaxed);
         }
+        self.reservations.clear();
         self.state.store(FREE, Ordering::Release);
     }
 }

@@ -5,6 +5,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
@@ -39,6 +40,8 @@ pub struct Image {
     pub heap: HeapFigures,
     /// What was done with blocks of each size; large allocations at the end.
     pub classes: Vec<ClassFigures>,
+    /// Which address space is whose: the name of each account, lowest address first.
+    pub reservations: Vec<(Range<usize>, String)>,
     /// The page heap when it was largest.
     pub peak_picture: Option<HeapPicture>,
     /// The page heap when it was last drawn.
@@ -234,6 +237,14 @@ impl Image {
             kernel: KernelFigures::load(&slot.kernel),
             heap: HeapFigures::load(&slot.heap),
             classes: slot.classes.iter().map(ClassFigures::load).collect(),
+            reservations: {
+                let mut all = Vec::new();
+                slot.reservations.each(|range, name| {
+                    all.push((range, String::from_utf8_lossy(name).into_owned()));
+                });
+                all.sort_by_key(|(range, _)| range.start);
+                all
+            },
             peak_picture: picture.and_then(|picture| HeapPicture::read(&picture.peak)),
             last_picture: picture.and_then(|picture| HeapPicture::read(&picture.latest)),
         })

@@ -1,6 +1,6 @@
 //! `sysmem map`: what the address space of a process is made of.
 
-use crate::figures::published;
+use crate::figures::{Image, published};
 use crate::refusal::Refusal;
 use crate::report::{HeapCell, HeapMap};
 use crate::run::monotonic_ns;
@@ -13,12 +13,10 @@ use std::ops::Range;
 use sysmem::Error;
 pub use sysmem::usage::Group as Kind;
 use sysmem::usage::{self, Detail, Mapping, MappingKind, Process};
+use sysmem_alloc::figures::ClassFigures;
 
 /// How many parts of a group the text shows; the JSON has them all.
 const PARTS_SHOWN: usize = 8;
-
-/// What the memory of a page heap is called.
-const PAGE_HEAP: &[u8] = b"page heap";
 
 /// The address space of a process.
 #[derive(Serialize)]
@@ -44,47 +42,60 @@ pub struct PageHeap {
     pub given_back_bytes: u64,
     /// Address space in reserve.
     pub unmapped_bytes: u64,
-    /// Where it is, in order.
-    #[serde(skip)]
-    ranges: Vec<Range<usize>>,
+    /// Of what is in use, blocks that the program holds: of size classes, and large ones, which are
+    /// whole pages. The rest is in caches and in free blocks between others.
+    pub small_blocks_bytes: u64,
+    pub large_blocks_bytes: u64,
 }
 
 impl PageHeap {
     /// `None` where the process does not run under `sysmem run`, or has not drawn its heap.
-    fn published(pid: u32) -> Option<PageHeap> {
-        let picture = published(pid).ok()?.last_picture;
-        Some(PageHeap::of(&HeapMap::new(picture.as_ref(), 0)?, monotonic_ns()))
+    fn published(image: &Image) -> Option<PageHeap> {
+        let map = HeapMap::new(image.last_picture.as_ref(), 0)?;
+        Some(PageHeap::of(&map, &image.classes, monotonic_ns()))
     }
 
-    fn of(map: &HeapMap, now_ns: u64) -> PageHeap {
+    fn of(map: &HeapMap, classes: &[ClassFigures], now_ns: u64) -> PageHeap {
         let bytes = |count: fn(&HeapCell) -> u16| {
             map.cells.iter().map(|cell| u64::from(count(cell)) * map.page_bytes).sum()
         };
-        let mut ranges: Vec<Range<usize>> = Vec::new();
-        for cell in &map.cells {
-            let pages = [cell.in_use, cell.free, cell.given_back, cell.unmapped];
-            let len = pages.iter().map(|&count| u64::from(count)).sum::<u64>() * map.page_bytes;
-            let (start, end) = (cell.address as usize, (cell.address + len) as usize);
-            match ranges.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => ranges.push(start..end),
-            }
-        }
+        let held = |class: &ClassFigures| class.allocated_bytes.saturating_sub(class.freed_bytes);
+        let (large, small) = classes
+            .split_last()
+            .map_or((0, 0), |(large, small)| (held(large), small.iter().map(held).sum()));
         PageHeap {
             age_ns: now_ns.saturating_sub(map.time_ns),
             in_use_bytes: bytes(|cell| cell.in_use),
             free_bytes: bytes(|cell| cell.free),
             given_back_bytes: bytes(|cell| cell.given_back),
             unmapped_bytes: bytes(|cell| cell.unmapped),
-            ranges,
+            small_blocks_bytes: small,
+            large_blocks_bytes: large,
         }
     }
+}
 
-    /// Whether a mapping is part of it as a whole.
-    fn holds(&self, mapping: &Mapping<'_>) -> bool {
-        let after = self.ranges.partition_point(|range| range.end <= mapping.start);
-        let range = self.ranges.get(after);
-        range.is_some_and(|range| range.start <= mapping.start && mapping.end <= range.end)
+/// Whose the address space of a process is, as the process itself says: where each of its
+/// reservations lies and on which account it is, lowest address first.
+struct Owners(Vec<(Range<usize>, String)>);
+
+impl Owners {
+    /// The accounts of a mapping that is theirs as a whole. The kernel makes one mapping of
+    /// neighbours that are alike: then there are several.
+    fn of(&self, mapping: &Mapping<'_>) -> Option<String> {
+        let after = self.0.partition_point(|(range, _)| range.end <= mapping.start);
+        let mut names: Vec<&str> = Vec::new();
+        let mut at = mapping.start;
+        for (range, name) in &self.0[after..] {
+            if at >= mapping.end || range.start > at {
+                break;
+            }
+            at = range.end;
+            if !names.contains(&&name[..]) {
+                names.push(name);
+            }
+        }
+        (at >= mapping.end).then(|| names.join(" and "))
     }
 }
 
@@ -199,18 +210,22 @@ pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
 /// The address space of a process as it is now.
 pub fn look(pid: u32) -> Result<Map, Error> {
     let mut gathered = Gathered::default();
-    let heap = PageHeap::published(pid);
+    let image = published(pid).ok();
+    let heap = image.as_ref().and_then(PageHeap::published);
+    let owners = Owners(image.map(|image| image.reservations).unwrap_or_default());
     // Half of it is for names, and a path may have 4 KiB.
     let mut buffer = vec![0; 32 << 10];
     usage::mappings(Process::Id(pid), Detail::Pages, &mut buffer, &mut |mapping| {
-        let ours = mapping.kind == MappingKind::Anonymous
-            && heap.as_ref().is_some_and(|heap| heap.holds(mapping));
-        match ours {
-            true => {
-                let (kind, name) = (MappingKind::Named, PAGE_HEAP);
+        let owner = match mapping.kind {
+            MappingKind::Anonymous => owners.of(mapping),
+            _ => None,
+        };
+        match &owner {
+            Some(owner) => {
+                let (kind, name) = (MappingKind::Named, owner.as_bytes());
                 gathered.add(&Mapping { kind, name, ..*mapping });
             }
-            false => gathered.add(mapping),
+            None => gathered.add(mapping),
         }
     })?;
     Ok(Map { page_heap: heap, ..gathered.into_map(pid, name_of(pid)) })
@@ -308,6 +323,11 @@ fn human(map: &Map) -> String {
             text::duration(heap.age_ns),
             parts.join(", ")
         );
+        page += &format!(
+            "of what is in use, {} in small blocks, {} in large ones\n",
+            text::bytes(heap.small_blocks_bytes),
+            text::bytes(heap.large_blocks_bytes)
+        );
     }
     if map.total.without_memory_bytes > 0 {
         page += "\nno memory: private and writable, never touched or given back\n";
@@ -381,7 +401,26 @@ mod tests {
     }
 
     #[test]
-    fn the_page_heap_is_where_its_cells_are() {
+    fn a_mapping_is_of_the_accounts_that_have_all_of_it() {
+        let owners = Owners(vec![
+            (0x1000..0x3000, "page heap".to_owned()),
+            (0x3000..0x4000, "metadata".to_owned()),
+            (0x8000..0x9000, "page heap".to_owned()),
+        ]);
+        let of = |start: usize, npages: u64| {
+            let mapping = mapping(MappingKind::Anonymous, b"", npages, 0, true);
+            owners.of(&Mapping { start, end: start + mapping.len(), ..mapping })
+        };
+        assert_eq!(of(0x1000, 1).as_deref(), Some("page heap"));
+        assert_eq!(of(0x2000, 2).as_deref(), Some("page heap and metadata"));
+        assert_eq!(of(0x8000, 1).as_deref(), Some("page heap"));
+        for (start, npages) in [(0, 2), (0x3000, 2), (0x3000, 6), (0x8000, 2), (0x9000, 1)] {
+            assert_eq!(of(start, npages), None, "{start:#x}, {npages}");
+        }
+    }
+
+    #[test]
+    fn the_page_heap_is_the_sum_of_its_cells() {
         let cell = |address, in_use, given_back, unmapped| HeapCell {
             address,
             in_use,
@@ -389,25 +428,24 @@ mod tests {
             given_back,
             unmapped,
         };
-        // Two neighbours, the second shorter, and one apart.
         let cells = vec![
             cell(0x20_0000, 200, 55, 0),
             cell(0x40_0000, 9, 0, 90),
             cell(0x80_0000, 0, 0, 255),
         ];
+        let class = |allocated_bytes, freed_bytes| ClassFigures {
+            allocated_bytes,
+            freed_bytes,
+            ..ClassFigures::default()
+        };
+        let classes = [class(100, 20), class(7, 0), class(5000, 1000)];
         let map = HeapMap { time_ns: 3, page_bytes: 8192, huge_pages: 3, cells };
-        let heap = PageHeap::of(&map, 10);
+        let heap = PageHeap::of(&map, &classes, 10);
         assert_eq!(heap.age_ns, 7);
-        assert_eq!(heap.ranges, [0x20_0000..0x40_0000 + 100 * 8192, 0x80_0000..0xa0_0000]);
         assert_eq!(heap.in_use_bytes, 209 * 8192);
         assert_eq!((heap.free_bytes, heap.given_back_bytes), (3 * 8192, 55 * 8192));
         assert_eq!(heap.unmapped_bytes, 345 * 8192);
-        let holds = |start: usize, npages: u64| {
-            let mapping = mapping(MappingKind::Anonymous, b"", npages, 0, true);
-            heap.holds(&Mapping { start, end: start + mapping.len(), ..mapping })
-        };
-        assert!(holds(0x20_0000, 1) && holds(0x30_0000, 300) && holds(0x80_0000, 512));
-        assert!(!holds(0x1f_f000, 2) && !holds(0x40_0000, 201) && !holds(0xa0_0000, 1));
+        assert_eq!((heap.small_blocks_bytes, heap.large_blocks_bytes), (87, 4000));
     }
 
     #[test]

@@ -529,6 +529,7 @@ pub mod tests {
                 ..Default::default()
             },
             classes: Vec::new(),
+            reservations: Vec::new(),
             peak_picture: None,
             last_picture: None,
         }

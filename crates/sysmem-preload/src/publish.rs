@@ -14,6 +14,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use sysmem::native::keeping_errno;
+use sysmem::{Native, Os};
 use sysmem_alloc::figures::{
     self, ClassFigures, Figures, HeapFigures, KernelFigures, NAME_BYTES, Slot,
 };
@@ -37,6 +38,8 @@ static FIGURES: AtomicPtr<Figures> = AtomicPtr::new(ptr::null_mut());
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 static HEAP_DUE_NS: AtomicU64 = AtomicU64::new(0);
 static KERNEL_DUE_NS: AtomicU64 = AtomicU64::new(0);
+/// What was reserved in all when it was last told whose it is.
+static TOLD_RESERVED: AtomicU64 = AtomicU64::new(0);
 /// What had been counted when this process was forked: it belongs to the parent.
 static BEFORE_FORK: [AtomicU64; HeapFigures::COUNT] =
     [const { AtomicU64::new(0) }; HeapFigures::COUNT];
@@ -93,6 +96,8 @@ pub fn publish_if_due(occasion: Occasion) {
         let rarely = occasion == Occasion::Busy && falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
         if rarely {
             store_kernel(slot, false);
+        }
+        if rarely || settled {
             store_classes(slot);
         }
         if let (Some(heap), Some(figures)) = (heap, figures_file()) {
@@ -112,6 +117,7 @@ pub fn after_fork_in_child() {
             class_figures(class).store(words);
         }
         picture::begin();
+        TOLD_RESERVED.store(0, Ordering::Relaxed);
         claim_slot(figures);
         samples::after_fork_in_child();
     });
@@ -284,8 +290,21 @@ fn own_slot_number() -> Option<usize> {
 fn store_heap(slot: &Slot) -> Option<HeapFigures> {
     let now = heap_figures()?;
     now.since(&HeapFigures::load(&BEFORE_FORK)).store(&slot.heap);
+    let reserved = now.reserved_bytes + now.prepared_bytes + now.ready_bytes;
+    if TOLD_RESERVED.swap(reserved, Ordering::Relaxed) != reserved {
+        store_reservations(slot);
+    }
     slot.updated_ns.store(clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
     Some(now)
+}
+
+/// Stores which address space is whose.
+fn store_reservations(slot: &Slot) {
+    let registered = Native::NEW.registry().reservations();
+    slot.reservations.store(registered.map(|reservation| {
+        let start = reservation.address();
+        (start..start + reservation.len(), reservation.account().name())
+    }));
 }
 
 /// Stores what was done with blocks of each size.
