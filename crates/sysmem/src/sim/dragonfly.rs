@@ -35,7 +35,7 @@ impl Bsd for DragonFly {
         free: MADV_FREE,
         // madvise(2).
         free_is_lazy: true,
-        // `vm_object_madvise` (sys/vm/vm_object.c) passes over wired pages.
+        // As on FreeBSD, of which `vm_object_madvise` comes: not verified.
         free_wired: Ok(()),
         core: Some([MADV_NOCORE, MADV_CORE]),
         // MADV_NOSYNC, MADV_AUTOSYNC; MADV_INVAL, which makes the page table anew (`sys_madvise`

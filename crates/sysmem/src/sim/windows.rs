@@ -252,7 +252,8 @@ impl System for Windows {
     const KERNEL: Kernel = Kernel::Windows;
 
     fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        // `VirtualLock`: all pages must be committed, and be accessible.
+        // `VirtualLock`: all pages must be committed, and be accessible; the reference does not say
+        // with which errors it refuses, and these are not verified.
         let range = pages(machine, address, len)?;
         let parts = machine.mappings.inside(range.clone());
         if !machine.is_mapped(&range) || committed(&parts).is_err() {
@@ -263,11 +264,11 @@ impl System for Windows {
         if locked && any(|part| part.protection == Protection::NoAccess) {
             return Err(ERROR_NOACCESS);
         }
-        // `VirtualUnlock`.
+        // `VirtualUnlock`, with this error. (It takes such pages out of the working set besides.)
         if !locked && any(|part| !part.locked) {
             return Err(ERROR_NOT_LOCKED);
         }
-        // Less than the minimum of the working set.
+        // "… is equal to the number of pages in its minimum working set minus a small overhead."
         let total = machine.mappings.totals().locked + range.len();
         if locked && total as u64 > machine.settings.locked_limit {
             return Err(ERROR_WORKING_SET_QUOTA);
