@@ -10,6 +10,7 @@
 mod allocators;
 mod burst;
 mod callgrind;
+mod churn;
 mod guards;
 mod hold_back;
 mod limit;
@@ -41,6 +42,8 @@ enum Measurement {
     /// The program that `limit` measures.
     #[command(hide = true)]
     LimitLoad(limit::Load),
+    /// An hour of runs that come and go, simulated: huge pages kept whole, memory kept and given back.
+    Churn(churn::Options),
     /// Guards in populated memory against `mprotect`.
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
@@ -69,6 +72,7 @@ fn main() {
         Measurement::Programs(options) => programs::run(&options),
         Measurement::Burst(options) => burst::run(&options),
         Measurement::BurstLoad(load) => burst::load(&load),
+        Measurement::Churn(options) => churn::run(&options),
         Measurement::Guards(options) => guards::run(&options),
         Measurement::HoldBack(options) => hold_back::run(&options),
         Measurement::Limit(options) => limit::run(&options),

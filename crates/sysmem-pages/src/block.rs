@@ -171,12 +171,9 @@ impl Block {
         starts.first()
     }
 
-    /// Runs of free and backed pages inside free runs of at least `least` pages.
-    pub(crate) fn idle_runs(&self, least: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (free, idle) = (self.free, self.free & self.backed);
-        free.runs()
-            .filter(move |run| run.1 >= least)
-            .flat_map(move |(at, len)| (idle & Bits::range(at, len)).runs())
+    /// Runs of free and backed pages.
+    pub(crate) fn idle_runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        (self.free & self.backed).runs()
     }
 
     /// Notes that pages are mapped: free, not backed, zero or not.

@@ -54,11 +54,11 @@ unsafe impl Sync for Run {}
 
 /// Runs of pages, out of reservations that grow with what is in use.
 ///
-/// A run that is shorter than a huge page comes from the fullest huge page that has room, so that
-/// what is in use gathers in few of them and others empty; longer runs begin at a free huge page and
-/// leave the rest of their last one to others. Where two places are equally good, the one at the
-/// lower address is taken. A search takes as long in a large heap as in a small one, but for a step
-/// where the heap is 64 times as large.
+/// A run that is shorter than a huge page comes from one whose longest free run is just long enough,
+/// and of those from the fullest, so that what is in use gathers in few huge pages and others empty;
+/// longer runs begin at a free huge page and leave the rest of their last one to others. Where two
+/// places are equally good, the one at the lower address is taken. A search takes as long in a large
+/// heap as in a small one, but for a step where the heap is 64 times as large.
 ///
 /// All methods take `&self` and may be called from any thread. A heap can be a `static`; one that
 /// is dropped returns all of its memory, and its runs end with it.

@@ -4,9 +4,10 @@
 //! of the lock for the call to the system, and makes them free again, given back. So no thread
 //! waits for the call, and none is handed a page that the call is about to drop.
 //!
-//! Free huge pages go first, whole. Then those are broken that are less than half in use, because
-//! they lose least by it, and of others long runs before short ones; from the highest address
-//! down. A long reservation that is wholly free is returned.
+//! Free huge pages go first, whole. Then what is idle in huge pages that are broken already, which
+//! loses nothing; then sparse huge pages are broken before full ones, which loses least for what it
+//! gives, and long runs go before short ones; from the highest address down. A long reservation that
+//! is wholly free is returned.
 
 use core::ptr::NonNull;
 
@@ -16,7 +17,7 @@ use crate::block::{Block, Now};
 use crate::heap::{PageHeap, Pages, parts};
 use crate::returning::Returning;
 use crate::scavenger::QUIET_LOOKS;
-use crate::standing::WHOLE;
+use crate::standing::{RELEASE_ORDER, WHOLE, WHOLE_CLASS};
 
 /// The ranges of one call: a KiB on the stack.
 const BATCH: usize = 64;
@@ -29,10 +30,10 @@ const SLACK: usize = 8;
 enum Stage {
     /// Free huge pages.
     Whole,
-    /// Idle pages in huge pages that are at most half in use.
-    Sparse,
-    /// Long runs of idle pages.
-    Long,
+    /// Idle pages in huge pages of the rank at this place in the order in which ranks are released,
+    /// whose longest free run is of this class.
+    Ranked { place: usize, class: usize },
+    /// Whatever is idle.
     Any,
 }
 
@@ -66,30 +67,40 @@ impl Search {
         Search { quiet_at: Some(look), ..Search::ALL }
     }
 
+    /// The next huge page that this stage finds.
+    fn next<O: Os>(&self, pages: &Pages<O>) -> Option<usize> {
+        match self.stage {
+            Stage::Whole => pages.tree.last_free_backed(),
+            Stage::Ranked { place, class } => {
+                pages.tree.last_idle_of(RELEASE_ORDER[place], class, self.below)
+            }
+            Stage::Any => pages.tree.last_idle(self.below),
+        }
+    }
+
     /// Goes on with the next stage; whether there is one.
     fn next_stage(&mut self) -> bool {
+        let longest = WHOLE_CLASS - 1;
         self.stage = match self.stage {
-            Stage::Whole => Stage::Sparse,
-            Stage::Sparse => Stage::Long,
-            Stage::Long => Stage::Any,
+            Stage::Whole => Stage::Ranked { place: 0, class: longest },
+            Stage::Ranked { place, class } if class > 0 => {
+                Stage::Ranked { place, class: class - 1 }
+            }
+            Stage::Ranked { place, .. } if place + 1 < RELEASE_ORDER.len() => {
+                Stage::Ranked { place: place + 1, class: longest }
+            }
+            // What was left of huge pages that changed their rank meanwhile.
+            Stage::Ranked { .. } => Stage::Any,
             Stage::Any => return false,
         };
         self.below = usize::MAX;
         true
     }
 
-    /// The least length of free runs that this stage takes idle pages from; `None` where it takes
-    /// none from this huge page.
-    fn least(&self, block: &Block) -> Option<usize> {
+    /// Whether idle pages may be taken from this huge page.
+    fn takes_from(&self, block: &Block) -> bool {
         let untouched = self.quiet_at.map(|look| look.wrapping_sub(block.touched()));
-        if !block.is_free() && untouched.is_some_and(|looks| looks < QUIET_LOOKS) {
-            return None;
-        }
-        match self.stage {
-            Stage::Sparse if block.in_use() > WHOLE / 2 => None,
-            Stage::Long => Some(16),
-            _ => Some(1),
-        }
+        block.is_free() || untouched.is_none_or(|looks| looks >= QUIET_LOOKS)
     }
 }
 
@@ -257,11 +268,7 @@ impl<O: Os + Clone> Pages<O> {
             *search = Search { stage: Stage::Any, ..Search::ALL };
         }
         loop {
-            let next = match search.stage {
-                Stage::Whole => self.tree.last_free_backed(),
-                _ => self.tree.last_idle(search.below),
-            };
-            let Some(number) = next else {
+            let Some(number) = search.next(self) else {
                 if batch.len > 0 || !search.next_stage() {
                     break;
                 }
@@ -269,7 +276,7 @@ impl<O: Os + Clone> Pages<O> {
             };
             if batch.len == 0 {
                 // A reservation that is to go as a whole goes in one call.
-                let page = self.tree.block(number).and_then(|block| block.idle_runs(1).next());
+                let page = self.tree.block(number).and_then(|block| block.idle_runs().next());
                 let page = number * WHOLE + page?.0;
                 let index = self.regions.find(page)?;
                 let enough = want.saturating_add(want / SLACK);
@@ -297,8 +304,10 @@ impl<O: Os + Clone> Pages<O> {
         batch: &mut Batch,
     ) -> bool {
         let Some(block) = self.tree.block(number) else { return true };
-        let Some(least) = search.least(block) else { return true };
-        for (at, len) in block.idle_runs(least) {
+        if !search.takes_from(block) {
+            return true;
+        }
+        for (at, len) in block.idle_runs() {
             let first = number * WHOLE + at;
             let index = *batch.region.get_or_insert_with(|| {
                 // Every page of the heap lies in a region.

@@ -1,9 +1,11 @@
 //! Which huge page a short run should come from.
 //!
-//! Every huge page has a [`Standing`]: a rank, which says how good it is that a run comes from it,
-//! and the class of its longest free run. Huge pages of one standing are one set. A run comes from
-//! the best rank in which a set has runs that are long enough, from the set with the shortest of
-//! them, and there from the first by address.
+//! Every huge page has a [`Standing`]: the class of its longest free run, and a rank, which says how
+//! good it is that a run comes from it. Huge pages of one standing are one set. A run comes from the
+//! class that is just long enough, so that long free runs stay for long runs (as in TCMalloc's
+//! huge_page_filler.h); there from the best rank, which is the fullest; and there from the first by
+//! address. The other way round, fullness first, an hour of churn left 62 to 74 % of what is in use in
+//! whole huge pages instead of 72 to 83 % (`compare -- churn`).
 //!
 //! Ranks and classes are coarse, so most runs that come and go change no standing.
 
@@ -45,24 +47,62 @@ pub(crate) fn class_of(npages: usize) -> usize {
 /// Steps of fullness that are told apart.
 pub(crate) const EIGHTHS: usize = 8;
 
-/// Ranks of huge pages that are partly in use, the best first: the fuller the better, so that others
-/// empty; and rather one that is intact than one of which a part was given back.
-pub(crate) const INTACT: usize = 1;
-pub(crate) const BROKEN: usize = INTACT + EIGHTHS;
-/// Nothing is in use, but not all of it is free: a reservation ends in it. Comes after the others.
-pub(crate) const UNUSED: usize = 0;
-/// Ranks whose sets are by class.
-pub(crate) const PARTIAL_RANKS: usize = BROKEN + EIGHTHS;
+/// Ranks of huge pages that are partly in use, the best first: by eighths in use, the fuller the
+/// better, so that others empty; and of equals rather one that is intact than one of which a part was
+/// given back.
+const fn rank_of(eighth: usize, is_broken: bool) -> usize {
+    2 * (EIGHTHS - 1 - eighth) + is_broken as usize
+}
+
+/// The intact ones of an eighth in use, the first the sparsest.
+pub(crate) static INTACT: [usize; EIGHTHS] = ranks(false);
+/// The same, broken.
+pub(crate) static BROKEN: [usize; EIGHTHS] = ranks(true);
+
+const fn ranks(is_broken: bool) -> [usize; EIGHTHS] {
+    let mut ranks = [0; EIGHTHS];
+    let mut eighth = 0;
+    while eighth < EIGHTHS {
+        ranks[eighth] = rank_of(eighth, is_broken);
+        eighth += 1;
+    }
+    ranks
+}
+
+/// Nothing is in use, but not all of it is free: a reservation ends in it.
+const UNUSED: usize = 2 * EIGHTHS;
+/// Ranks of huge pages that are not wholly free.
+pub(crate) const PARTIAL_RANKS: usize = UNUSED + 1;
 /// Free as a whole, with memory and without.
 pub(crate) const FREE: usize = PARTIAL_RANKS;
 pub(crate) const GIVEN_BACK: usize = FREE + 1;
 pub(crate) const RANKS: usize = GIVEN_BACK + 1;
 
-/// The sets: by rank and class, then the free ones, then those with idle pages.
-pub(crate) const FREE_SET: usize = PARTIAL_RANKS * CLASSES;
+/// Partial ranks in the order in which their idle pages go back: broken ones, then intact ones, sparse
+/// before full.
+pub(crate) static RELEASE_ORDER: [usize; PARTIAL_RANKS] = {
+    let mut order = [UNUSED; PARTIAL_RANKS];
+    let mut eighth = 0;
+    while eighth < EIGHTHS {
+        order[1 + eighth] = rank_of(eighth, true);
+        order[1 + EIGHTHS + eighth] = rank_of(eighth, false);
+        eighth += 1;
+    }
+    order
+};
+
+/// The sets: for each class those of its ranks, for the last one the free ones; then the set of huge
+/// pages with idle pages.
+pub(crate) const FREE_SET: usize = WHOLE_CLASS * PARTIAL_RANKS;
 pub(crate) const GIVEN_BACK_SET: usize = FREE_SET + 1;
-pub(crate) const IDLE_SET: usize = FREE_SET + 2;
-pub(crate) const SETS: usize = FREE_SET + 3;
+pub(crate) const IDLE_SET: usize = GIVEN_BACK_SET + 1;
+pub(crate) const SETS: usize = IDLE_SET + 1;
+
+/// The set of a class and a partial rank.
+#[inline]
+pub(crate) fn set_of(class: usize, rank: usize) -> usize {
+    class * PARTIAL_RANKS + rank
+}
 
 /// Rank and class in one: what a huge page is to those who search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,8 +116,9 @@ impl Standing {
     #[inline]
     pub(crate) fn new(in_use: usize, longest: usize, is_backed: bool, is_broken: bool) -> Standing {
         let rank = if in_use > 0 {
-            let eighth = (in_use - 1) / (WHOLE / EIGHTHS);
-            EIGHTHS - 1 - eighth + if is_broken { BROKEN } else { INTACT }
+            rank_of((in_use - 1) / (WHOLE / EIGHTHS), is_broken)
+        } else if longest == 0 {
+            return Standing::NONE;
         } else if longest < WHOLE {
             UNUSED
         } else if is_backed {
@@ -85,25 +126,26 @@ impl Standing {
         } else {
             GIVEN_BACK
         };
-        Standing((rank as u16) << 6 | SUFFICES_FOR[longest] as u16)
+        Standing((rank as u16 + 1) << 6 | SUFFICES_FOR[longest] as u16)
     }
 
+    /// The rank; `None` if no page is mapped.
     #[inline]
-    pub(crate) fn rank(self) -> usize {
-        (self.0 >> 6) as usize
+    pub(crate) fn rank(self) -> Option<usize> {
+        (self.0 >> 6).checked_sub(1).map(usize::from)
     }
 
     /// The set of huge pages that stand so; `None` if they have nothing to give.
     #[inline]
     pub(crate) fn set(self) -> Option<usize> {
-        let (rank, classes) = (self.rank(), (self.0 & 0x3F) as usize);
-        let class = classes.checked_sub(1)?;
-        Some(if rank < PARTIAL_RANKS { rank * CLASSES + class } else { FREE_SET + rank - FREE })
+        let class = usize::from(self.0 & 0x3F).checked_sub(1)?;
+        let rank = self.rank()?;
+        Some(set_of(class, if class == WHOLE_CLASS { rank - FREE } else { rank }))
     }
 
     #[inline]
     pub(crate) fn is_whole(self) -> bool {
-        self.rank() >= FREE
+        self.rank() >= Some(FREE)
     }
 }
 
@@ -126,15 +168,27 @@ mod tests {
 
     #[test]
     fn ranks_prefer_full_to_sparse_intact_to_broken_and_backed_to_given_back() {
-        let rank =
-            |in_use, longest, backed, broken| Standing::new(in_use, longest, backed, broken).rank();
+        let rank = |in_use, longest, backed, broken| {
+            Standing::new(in_use, longest, backed, broken).rank().unwrap()
+        };
         for in_use in 1..WHOLE {
-            assert!(rank(in_use, 1, true, false) < rank(WHOLE - 1, 1, true, true));
-            assert!(rank(in_use, 1, true, true) < rank(0, WHOLE, true, false));
-            assert!(rank(in_use + 1, 1, true, false) <= rank(in_use, 1, true, false));
-            assert!(rank(in_use + 1, 1, true, true) <= rank(in_use, 1, true, true));
+            assert!(rank(in_use, 1, true, false) < rank(in_use, 1, true, true));
+            assert!(rank(in_use, 1, true, true) < rank(0, 1, true, false));
+            for fuller in in_use + 1..=WHOLE {
+                let eighth = |in_use: usize| (in_use - 1) / 32;
+                let equal = eighth(in_use) == eighth(fuller);
+                assert!(rank(fuller, 1, true, true) < rank(in_use, 1, true, false) || equal);
+            }
         }
         assert!(rank(0, WHOLE, true, false) < rank(0, WHOLE, false, false));
+    }
+
+    #[test]
+    fn idle_pages_go_back_from_each_partial_rank_once_broken_before_intact_sparse_before_full() {
+        let mut order = RELEASE_ORDER;
+        assert_eq!(order[1..], [BROKEN, INTACT].concat());
+        order.sort();
+        assert!(order.into_iter().eq(0..PARTIAL_RANKS));
     }
 
     #[test]
@@ -152,6 +206,6 @@ mod tests {
             }
         }
         assert_eq!(Standing::new(WHOLE, 0, true, false).set(), None);
-        assert_eq!(Standing::NONE.set(), None);
+        assert_eq!((Standing::NONE.set(), Standing::NONE.rank()), (None, None));
     }
 }

@@ -18,7 +18,7 @@ use crate::block::Block;
 use crate::free_runs::FreeRuns;
 use crate::standing::{
     BROKEN, CLASSES, EIGHTHS, FREE, FREE_SET, GIVEN_BACK, GIVEN_BACK_SET, IDLE_SET, INTACT,
-    PARTIAL_RANKS, RANKS, SETS, Standing, UNUSED,
+    PARTIAL_RANKS, RANKS, SETS, Standing, set_of,
 };
 
 mod check;
@@ -66,8 +66,9 @@ pub(crate) struct Tree {
     height: u32,
     /// What the numbers of all leaves have in common above `height` digits.
     prefix: usize,
-    /// The sets that are not empty: 32 in a row, for partial ranks the classes.
-    non_empty: [u32; PARTIAL_RANKS + 1],
+    /// The sets that are not empty: for each class of which ranks, and of which classes any.
+    ranks: [u32; CLASSES],
+    classes: u32,
     runs: FreeRuns,
     /// Huge pages of each rank.
     counts: [usize; RANKS],
@@ -104,7 +105,8 @@ impl Tree {
             root: ptr::null_mut(),
             height: 0,
             prefix: 0,
-            non_empty: [0; PARTIAL_RANKS + 1],
+            ranks: [0; CLASSES],
+            classes: 0,
             runs: FreeRuns::NONE,
             counts: [0; RANKS],
             in_use_broken: 0,
@@ -192,8 +194,12 @@ impl Tree {
 
     #[inline]
     fn stands(&mut self, leaf: &mut Leaf, slot: usize, old: Standing, new: Standing) {
-        self.counts[old.rank()] -= usize::from(old != Standing::NONE);
-        self.counts[new.rank()] += usize::from(new != Standing::NONE);
+        if let Some(rank) = old.rank() {
+            self.counts[rank] -= 1;
+        }
+        if let Some(rank) = new.rank() {
+            self.counts[rank] += 1;
+        }
         if let Some(set) = old.set() {
             self.set(&mut leaf.head, slot, set, false);
         }
@@ -226,12 +232,18 @@ impl Tree {
             }
             (above, slot) = (node.head.above, node.head.slot);
         }
-        let mask = &mut self.non_empty[set / CLASSES];
-        *mask = *mask & !(1 << (set % CLASSES)) | u32::from(is_in) << (set % CLASSES);
+        if set == IDLE_SET {
+            return;
+        }
+        let (class, rank) = (set / PARTIAL_RANKS, set % PARTIAL_RANKS);
+        let ranks = self.ranks[class] & !(1 << rank) | u32::from(is_in) << rank;
+        self.ranks[class] = ranks;
+        self.classes = self.classes & !(1 << class) | u32::from(ranks != 0) << class;
     }
 
+    /// Whether any huge page is in a set of a standing.
     fn has(&self, set: usize) -> bool {
-        self.non_empty[set / CLASSES] >> (set % CLASSES) & 1 != 0
+        self.ranks[set / PARTIAL_RANKS] >> (set % PARTIAL_RANKS) & 1 != 0
     }
 
     /// Tells the nodes above where free huge pages of a leaf lie now.
@@ -255,17 +267,12 @@ impl Tree {
     /// The best huge page with a free run of this class.
     #[inline]
     pub(crate) fn best(&self, class: usize) -> Option<usize> {
-        for rank in (INTACT..PARTIAL_RANKS).chain([UNUSED]) {
-            let classes = self.non_empty[rank] & u32::MAX << class;
-            if classes != 0 {
-                return self.first(rank * CLASSES + classes.trailing_zeros() as usize);
-            }
+        let classes = self.classes & u32::MAX << class;
+        if classes == 0 {
+            return None;
         }
-        match self.has(FREE_SET) {
-            true => self.first(FREE_SET),
-            false if self.has(GIVEN_BACK_SET) => self.first(GIVEN_BACK_SET),
-            false => None,
-        }
+        let class = classes.trailing_zeros() as usize;
+        self.first(set_of(class, self.ranks[class].trailing_zeros() as usize))
     }
 
     /// The first huge page of a set that is not empty.
@@ -300,11 +307,19 @@ impl Tree {
 
     /// The last huge page before `end` that has idle pages.
     pub(crate) fn last_idle(&self, end: usize) -> Option<usize> {
-        let near = |at, height, prefix| {
-            // SAFETY: the root of this tree, and its height.
-            unsafe { last_before(at, height, prefix, IDLE_SET, end.checked_sub(1)?) }
-        };
-        if self.root.is_null() { None } else { near(self.root, self.height, self.prefix) }
+        let sets = (IDLE_SET, IDLE_SET);
+        // SAFETY: the root of this tree, and its height.
+        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
+    }
+
+    /// The last huge page before `end` that has idle pages, of this partial rank and class.
+    pub(crate) fn last_idle_of(&self, rank: usize, class: usize, end: usize) -> Option<usize> {
+        let sets = (set_of(class, rank), IDLE_SET);
+        if !self.has(sets.0) {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
     }
 
     /// The first of `count` huge pages in a row that are free, at a multiple of `align` of them (a
@@ -389,12 +404,12 @@ impl Tree {
 
     /// Huge pages that are partly or wholly in use and intact, by eighths in use.
     pub(crate) fn intact(&self) -> [usize; EIGHTHS] {
-        core::array::from_fn(|eighth| self.counts[INTACT + EIGHTHS - 1 - eighth])
+        INTACT.map(|rank| self.counts[rank])
     }
 
     /// The same, broken.
     pub(crate) fn broken(&self) -> [usize; EIGHTHS] {
-        core::array::from_fn(|eighth| self.counts[BROKEN + EIGHTHS - 1 - eighth])
+        BROKEN.map(|rank| self.counts[rank])
     }
 
     pub(crate) fn in_use_broken(&self) -> usize {
@@ -402,24 +417,27 @@ impl Tree {
     }
 }
 
-/// The last huge page up to `last` of a set, below a node or leaf of this height and number.
+/// The last huge page up to `last` that is in both sets, below a node or leaf of this height and
+/// number.
 ///
 /// # Safety
 ///
-/// `at` is a node or leaf of a tree that does not change meanwhile, with its height and number.
+/// `at` is null or a node or leaf of a tree that does not change meanwhile, with its height and
+/// number.
 unsafe fn last_before(
     at: *mut Head,
     height: u32,
     number: usize,
-    set: usize,
+    sets: (usize, usize),
     last: usize,
 ) -> Option<usize> {
     let first = number << BITS;
     let slot = (last >> (BITS * height)).checked_sub(first)?;
     let allowed = u64::MAX >> (FANOUT - 1).saturating_sub(slot);
     // SAFETY: the caller's promise.
-    let mut left = unsafe { at.as_ref() }?.sets[set] & allowed;
-    // Of two children at most: only the one that `last` lies in can be in vain.
+    let head = unsafe { at.as_ref() }?;
+    let mut left = head.sets[sets.0] & head.sets[sets.1] & allowed;
+    // In vain only where `last` lies in a child, or where a child has both sets apart.
     while let Some(slot) = left.checked_ilog2() {
         let slot = slot as usize;
         if height == 0 {
@@ -429,7 +447,7 @@ unsafe fn last_before(
         // SAFETY: as above; above height zero it is a node.
         let child = unsafe { (*at.cast::<Node>()).children[slot] };
         // SAFETY: as above.
-        let found = unsafe { last_before(child, height - 1, first | slot, set, last) };
+        let found = unsafe { last_before(child, height - 1, first | slot, sets, last) };
         if found.is_some() {
             return found;
         }

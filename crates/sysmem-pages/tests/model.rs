@@ -246,9 +246,9 @@ impl Model {
         }
     }
 
-    /// The first place in the fullest huge page that has room, by eighths: rather an intact one than
-    /// a broken one, and of the free ones rather one with memory. Among equals one whose longest free
-    /// run is short, and the first of those.
+    /// The first place in the huge page whose longest free run is the shortest that suffices. Among
+    /// equals the fullest by eighths; rather an intact one than a broken one; of the free ones rather
+    /// one with memory; and the first of those.
     fn best_short(&self, npages: usize, step: usize) -> Option<usize> {
         let mut best = None;
         for (number, pages) in self.blocks() {
@@ -269,13 +269,12 @@ impl Model {
             let in_use = pages.iter().filter(|page| page.1 == Page::InUse).count();
             let backed = pages.iter().any(|page| is_backed(page.1));
             let rank = match in_use {
-                0 if longest < WHOLE => (1, 0),
-                0 => (0, usize::from(backed)),
-                _ if self.broken.contains(&number) => (2, (in_use - 1) / 32),
-                _ => (3, (in_use - 1) / 32),
+                0 if longest < WHOLE => (0, false),
+                0 => (0, backed),
+                _ => (1 + (in_use - 1) / 32, !self.broken.contains(&number)),
             };
             let class = LENGTHS.partition_point(|&length| length <= longest);
-            let rank = (rank, usize::MAX - class);
+            let rank = (usize::MAX - class, rank);
             if let Some(place) = place.filter(|_| best.is_none_or(|(than, _)| rank > than)) {
                 best = Some((rank, number * WHOLE + place));
             }

@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::free_runs::FreeRuns;
-use crate::standing::{CLASSES, IDLE_SET, RANKS, SETS, Standing};
+use crate::standing::{IDLE_SET, RANKS, SETS};
 use crate::tree::{BITS, FANOUT, Head, Leaf, Node, Tree, child_len};
 
 /// What differs, the huge page it was found at, what is kept and what was counted.
@@ -23,11 +23,14 @@ impl Tree {
         if let Some(root) = unsafe { self.root.as_ref() } {
             // SAFETY: as above, with its height and number.
             runs = unsafe { check(root, self.height, self.prefix, &mut counted) }?;
-            for (set, &word) in root.sets.iter().enumerate() {
+            for (set, &word) in root.sets[..IDLE_SET].iter().enumerate() {
                 equal("a set of all", set, self.has(set), word != 0)?;
             }
-        } else if let Some(rank) = self.non_empty.iter().position(|&classes| classes != 0) {
-            return Err(("sets of a heap without pages", rank * CLASSES, 1, 0));
+        } else if let Some(class) = self.ranks.iter().position(|&ranks| ranks != 0) {
+            return Err(("sets of a heap without pages", class, 1, 0));
+        }
+        for (class, &ranks) in self.ranks.iter().enumerate() {
+            equal("a class of all", class, self.classes >> class & 1 != 0, ranks != 0)?;
         }
         if runs != self.runs {
             let (kept, counted) = (self.runs.longest as usize, runs.longest as usize);
@@ -107,7 +110,9 @@ fn check_block(block: &Block, number: usize, counted: &mut Counted) -> Result<()
     block.check().map_err(|(what, kept, counted)| (what, number, kept, counted))?;
     let standing = block.standing();
     equal("the standing of a huge page", number, block.kept_standing == standing, true)?;
-    counted.ranks[standing.rank()] += usize::from(standing != Standing::NONE);
+    if let Some(rank) = standing.rank() {
+        counted.ranks[rank] += 1;
+    }
     counted.in_use_broken += block.in_use_broken();
     Ok(())
 }

@@ -7,7 +7,7 @@ use sysmem::{Account, Error, Os};
 
 use crate::free_runs::FreeRuns;
 use crate::metadata::Metadata;
-use crate::standing::PARTIAL_RANKS;
+use crate::standing::CLASSES;
 use crate::tree::{BITS, FANOUT, Head, Leaf, Node, Tree, child_len};
 
 impl Tree {
@@ -130,7 +130,7 @@ impl Tree {
             let Some(node) = (unsafe { above.as_mut() }) else {
                 // The root is gone.
                 self.root = ptr::null_mut();
-                (self.non_empty, self.runs) = ([0; PARTIAL_RANKS + 1], FreeRuns::NONE);
+                (self.ranks, self.classes, self.runs) = ([0; CLASSES], 0, FreeRuns::NONE);
                 return;
             };
             node.children[slot] = ptr::null_mut();
