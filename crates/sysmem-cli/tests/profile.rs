@@ -99,6 +99,43 @@ fn go_reads_the_profile_and_finds_what_was_allocated_held_and_freed() {
     assert_near("objects", of(&objects, "churns"), 64.0 * MIB / 500.0);
 }
 
+/// A folder from which node finds pprof-format, which npm brings on the first time.
+fn folder_with_reader() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pprof-format");
+    let npm = installed("npm")?;
+    let is_there = || folder.join("node_modules/pprof-format").is_dir();
+    if !is_there() {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut install = Command::new(npm);
+        install.args(["install", "--silent", "--no-fund", "--no-audit", "pprof-format@2.2.1"]);
+        let _ = install.arg("--prefix").arg(&folder).output();
+    }
+    is_there().then_some(folder)
+}
+
+#[test]
+fn a_second_reader_finds_what_was_allocated_and_held() {
+    let Some(node) = installed("node") else { return };
+    let Some(folder) = folder_with_reader() else {
+        println!("skipped: pprof-format cannot be installed");
+        return;
+    };
+    let program = compile("holders.c", &["-fomit-frame-pointer", "-O2"]);
+    let (proto, ..) = profile(&[&program], "64K");
+    let mut command = Command::new(node);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/profile.js"));
+    command.arg(proto).env("NODE_PATH", folder.join("node_modules"));
+    let Output { status, stdout, stderr } = output(command, b"");
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    let sums: HashMap<String, HashMap<String, f64>> = serde_json::from_slice(&stdout).unwrap();
+    let of = |kind: &str, name: &str| sums[kind].get(name).copied().unwrap_or(0.0);
+    assert_near("churns", of("alloc_space", "churns"), 64.0 * MIB * GROWN);
+    assert_near("objects", of("alloc_objects", "churns"), 64.0 * MIB / 500.0);
+    assert_near("keeps in use", of("inuse_space", "keeps"), 48.0 * MIB * GROWN);
+    assert_near("drops at the peak", of("peak_space", "drops"), 96.0 * MIB * 1.04);
+    assert!(of("inuse_space", "drops") < 1.0 * MIB, "{sums:?}");
+}
+
 #[test]
 fn go_finds_the_lines_of_the_source() {
     let Some(go) = installed("go") else { return };
