@@ -128,6 +128,15 @@ impl Block {
         .map(Bits::count)
     }
 
+    /// Runs of pages of a range that are in use.
+    pub(crate) fn in_use_runs(
+        &self,
+        at: usize,
+        len: usize,
+    ) -> impl Iterator<Item = (usize, usize)> + use<> {
+        (self.backed & !self.free & Bits::range(at, len)).runs()
+    }
+
     /// Free pages in all.
     pub(crate) fn count_free(&self) -> usize {
         self.free.count()

@@ -3,7 +3,7 @@
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use sysmem::{Account, Error, Os, Protection, Reservation};
+use sysmem::{Account, Error, Os, Protection, Reservation, State};
 
 use crate::metadata::Metadata;
 use crate::options::HugePages;
@@ -69,6 +69,17 @@ impl<O: Os + Clone> Region<O> {
     #[inline]
     pub(crate) fn offset_of(&self, page: usize) -> usize {
         (page - self.start) << self.shift
+    }
+
+    /// The bytes from one offset to another that are Prepared.
+    pub(crate) fn prepared_bytes(&self, mut at: usize, end: usize) -> u64 {
+        let mut bytes = 0;
+        while let Some((state, _, to)) = self.reservation().state(at).filter(|_| at < end) {
+            let to = to.min(end);
+            bytes += if state == State::Prepared { (to - at) as u64 } else { 0 };
+            at = to;
+        }
+        bytes
     }
 
     /// Whether pages are left that can be mapped.

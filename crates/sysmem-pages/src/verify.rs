@@ -4,7 +4,6 @@ use sysmem::{Os, State};
 
 use crate::block::PageKind;
 use crate::heap::{PageHeap, Pages};
-use crate::region::Region;
 use crate::standing::WHOLE;
 
 /// Two records of a page heap that contradict each other: a defect of the heap, or its memory was
@@ -141,19 +140,6 @@ impl<O: Os + Clone> Pages<O> {
             }
         }
         (kind, to.min(end))
-    }
-}
-
-impl<O: Os + Clone> Region<O> {
-    /// The bytes from one offset to another that are Prepared.
-    fn prepared_bytes(&self, mut at: usize, end: usize) -> u64 {
-        let mut bytes = 0;
-        while let Some((state, _, to)) = self.reservation().state(at).filter(|_| at < end) {
-            let to = to.min(end);
-            bytes += if state == State::Prepared { (to - at) as u64 } else { 0 };
-            at = to;
-        }
-        bytes
     }
 }
 

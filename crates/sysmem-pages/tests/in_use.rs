@@ -3,7 +3,7 @@
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Call, Faulty, Settings, Simulated};
 use sysmem::{Errno, ErrorKind, Limit, Os, PageRange};
-use sysmem_pages::{Accounts, Options, PAGE, PageHeap, ReleaseOnFree, Run};
+use sysmem_pages::{Accounts, MapCell, Options, PAGE, PageHeap, ReleaseOnFree, Run};
 
 const MIB: usize = 1 << 20;
 const SYSTEM_PAGE: usize = 4096;
@@ -114,4 +114,40 @@ fn a_refusal_says_how_many_ranges_went_and_the_books_stay_true() {
         }
         heap.verify().unwrap();
     }
+}
+
+#[test]
+fn the_map_tells_what_was_given_back_in_use_and_agrees_with_the_sums() {
+    let heap = heap_on(&simulated());
+    let runs = [heap.allocate(200, PAGE).unwrap(), heap.allocate(600, PAGE).unwrap()];
+    let freed = heap.allocate(30, PAGE).unwrap();
+    // SAFETY: a run of ours that is not used any more.
+    unsafe { heap.free(freed.start, freed.npages) }.unwrap();
+    let cells = || {
+        let mut cells = [MapCell::default(); 16];
+        let count = heap.map(&mut cells);
+        cells[..count].to_vec()
+    };
+    let sum = |of: fn(&MapCell) -> u16| -> u64 {
+        cells().iter().map(|cell| u64::from(of(cell)) * PAGE as u64).sum()
+    };
+    let before = heap.statistics();
+    assert_eq!(sum(|cell| cell.in_use), before.in_use);
+    for run in runs {
+        // Halves of pages, an odd number of them, and pages as a whole.
+        let halves = every_second(Run { npages: 101, ..run });
+        let whole = PageRange::new(run.start.as_ptr().wrapping_add(150 * PAGE), 10 * PAGE);
+        let ranges = [&halves[..], &[whole]].concat();
+        // SAFETY: the ranges lie in runs of ours, and nothing touches them.
+        assert_eq!(unsafe { heap.give_back_in_use(&ranges) }, ranges.len());
+    }
+    let now = heap.statistics();
+    assert_eq!(now.in_use_given_back, (2 * 101 * SYSTEM_PAGE + 20 * PAGE) as u64);
+    assert_eq!(sum(|cell| cell.in_use), now.in_use - now.in_use_given_back);
+    assert_eq!(sum(|cell| cell.given_back), now.given_back + now.in_use_given_back);
+    assert_eq!(sum(|cell| cell.free_backed), now.free_backed);
+    // Each where it lies: 101 halves and ten pages of the first run's 200, and maybe a half of another.
+    let first = runs[0].start.addr().get() / (256 * PAGE) * (256 * PAGE);
+    let cell = cells().into_iter().find(|cell| cell.address == first).unwrap();
+    assert!((139..=140).contains(&cell.in_use), "{cell:?}");
 }
