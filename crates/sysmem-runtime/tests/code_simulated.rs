@@ -16,6 +16,7 @@ use sysmem::os::illumos::Illumos;
 use sysmem::os::linux::Linux;
 use sysmem::os::netbsd::NetBsd;
 use sysmem::os::openbsd::OpenBsd;
+use sysmem::os::windows::Windows;
 use sysmem::sim::{self, Call, Faulty, Settings, Simulated, System};
 use sysmem::{Account, CodeMemory, Errno, ErrorKind, Operation};
 use sysmem_runtime::CodeMechanism::{PerThread, Switch, TwoViews};
@@ -105,6 +106,15 @@ fn linux_and_freebsd_and_netbsd_show_an_object_twice() {
     works_and_goes(settings(), Linux::new, TwoViews, &[]);
     works_and_goes(settings(), FreeBsd::<Simulated<sim::FreeBsd>>::new, TwoViews, &[]);
     works_and_goes(settings(), NetBsd::<Simulated<sim::NetBsd>>::new, TwoViews, &[]);
+}
+
+#[test]
+fn windows_shows_a_section_twice() {
+    let windows = Windows::<Simulated<sim::Windows>>::new;
+    for version in [(6, 1), (10, 1803)] {
+        let settings = Settings { version, ..settings() };
+        works_and_goes(settings, windows, TwoViews, &[]);
+    }
 }
 
 #[test]
@@ -238,6 +248,11 @@ fn is_change(call: &Call) -> bool {
             | Call::MmapMemory { .. }
             | Call::DiscardMemory { .. }
             | Call::MapAgain { .. }
+            | Call::VirtualAlloc { .. }
+            | Call::VirtualProtect { .. }
+            | Call::CreateSection { .. }
+            | Call::MapSection { .. }
+            | Call::UnmapView { .. }
     )
 }
 
@@ -304,4 +319,5 @@ fn a_failure_at_any_call_leaves_code_as_it_was_or_as_it_is_to_be() {
     survives_every_failure(FreeBsd::<Faulty<Simulated<sim::FreeBsd>>>::new);
     survives_every_failure(NetBsd::<Faulty<Simulated<sim::NetBsd>>>::new);
     survives_every_failure(OpenBsd::<Faulty<Simulated<sim::OpenBsd>>>::new);
+    survives_every_failure(Windows::<Faulty<Simulated<sim::Windows>>>::new);
 }

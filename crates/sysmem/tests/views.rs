@@ -4,9 +4,10 @@
 use sysmem::os::freebsd::FreeBsd;
 use sysmem::os::linux::Linux;
 use sysmem::os::netbsd::NetBsd;
-use sysmem::sim::{self, Settings, Simulated};
+use sysmem::os::windows::Windows;
+use sysmem::sim::{self, Overcommit, Settings, Simulated};
 use sysmem::{
-    Account, ErrorKind, GiveBack, MemoryObjects, Native, PageRange, Protection, Reservation,
+    Account, ErrorKind, GiveBack, MemoryObjects, Native, Os, PageRange, Protection, Reservation,
     ReserveOptions, State,
 };
 
@@ -88,6 +89,7 @@ fn views_of_one_object_show_the_same_bytes_until_they_are_discarded() {
     views_agree(Linux::new(Simulated::new(Settings::real(1 << 30))));
     views_agree(FreeBsd::new(Simulated::<sim::FreeBsd>::start(Settings::real(1 << 30))));
     views_agree(NetBsd::new(Simulated::<sim::NetBsd>::start(Settings::real(1 << 30))));
+    views_agree(Windows::new(Simulated::<sim::Windows>::start(windows())));
 }
 
 #[test]
@@ -99,4 +101,46 @@ fn a_view_is_shown_and_hidden_and_nothing_else() {
     views_have_no_other_states(NetBsd::new(Simulated::<sim::NetBsd>::start(Settings::real(
         1 << 30,
     ))));
+    views_have_no_other_states(Windows::new(Simulated::<sim::Windows>::start(windows())));
+}
+
+/// With VirtualAlloc2.
+fn windows() -> Settings {
+    Settings { version: (10, 1803), ..Settings::real(1 << 30) }
+}
+
+/// Committed pages are charged once, and show in the other views with what those were mapped with.
+#[test]
+fn sections_of_windows_are_committed_for_all_views_at_once() {
+    let kernel = Simulated::<sim::Windows>::start(windows());
+    let os = Windows::new(kernel.clone());
+    let object = os.create_object(LEN).unwrap();
+    let view = |executable| {
+        let options = ReserveOptions::new(LEN).executable(executable);
+        Reservation::reserve_view_in(os.clone(), options, &VIEWS, &object).unwrap()
+    };
+    let (mut one, two) = (view(false), view(true));
+    let page = os.page_size();
+    // Beside the registry's own pages.
+    let may_commit = |npages: usize| {
+        let limit = (os.registry().metadata_bytes() + npages * page) as u64;
+        kernel.set(|settings| settings.overcommit = Overcommit::Never { limit });
+    };
+    may_commit(3);
+    one.map_object(0, 2 * page, RW, &object).unwrap();
+    let shown =
+        |view: &Reservation<_>, at| kernel.protection_at(view.as_mut_ptr().addr() + at * page);
+    assert_eq!(shown(&one, 1), Some(RW));
+    assert_eq!(shown(&two, 1), Some(Protection::ReadExecute));
+    assert_eq!(shown(&two, 2), Some(Protection::NoAccess));
+    // One more fits, two do not.
+    let error = one.map_object(2 * page, 2 * page, RW, &object).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+    one.map_object(2 * page, page, RW, &object).unwrap();
+    os.close_object(object);
+    drop((one, two));
+    assert_eq!(kernel.totals().mapped, os.registry().metadata_bytes());
+    // What nobody sees any more is charged no more.
+    may_commit(3);
+    assert!(Reservation::alloc_in(os, 3 * page, &VIEWS).is_ok());
 }

@@ -137,7 +137,7 @@ impl Machine {
     /// Bytes charged: for what is mapped, and for what children may come to write to.
     pub(crate) fn charged(&self) -> usize {
         let children: usize = self.children.values().map(|child| child.charged).sum();
-        self.mappings.totals().charged + children
+        self.mappings.totals().charged + children + self.views.charged()
     }
 
     /// Maps a free range.

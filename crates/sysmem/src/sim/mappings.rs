@@ -148,7 +148,8 @@ impl Totals {
         count(&mut self.accessible, attributes.protection != Protection::NoAccess);
         count(&mut self.locked, attributes.locked);
         count(&mut self.writable, attributes.writable());
-        count(&mut self.charged, attributes.charged);
+        // What is seen of an object is charged with the object.
+        count(&mut self.charged, attributes.charged && attributes.view == 0);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Memory that is mapped more than once, on the kernels that have it.
 //!
 //! There is such memory on the real backing only. On the heap backing a Linux answers as a kernel
-//! built without CONFIG_MEMFD_CREATE does, a FreeBSD as in a jail that forbids it, a NetBSD as 7.0.
+//! built without CONFIG_MEMFD_CREATE does, a FreeBSD as in a jail that forbids it, a NetBSD as 7.0, a
+//! Windows as out of memory.
 
 use std::ffi::CStr;
 use std::ops::Range;

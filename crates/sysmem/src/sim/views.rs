@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::vec::Vec;
 
+use super::ranges::Ranges;
 use crate::os::PageRange;
 use crate::{MemoryObject, MemoryObjects, Native, Protection};
 
@@ -20,6 +21,8 @@ pub(crate) struct Views {
 struct Object {
     real: MemoryObject,
     open: bool,
+    /// The pages that are committed, where that is kept of objects (Windows).
+    committed: Ranges,
 }
 
 #[derive(Clone)]
@@ -38,7 +41,7 @@ impl Views {
     pub(crate) fn create(&mut self, len: usize) -> Option<i32> {
         let real = POSSIBLE.then(|| Native::NEW.create_object(len))?.ok()?;
         let number = self.objects.last_key_value().map_or(1, |(last, _)| last + 1);
-        self.objects.insert(number, Object { real, open: true });
+        self.objects.insert(number, Object { real, open: true, committed: Ranges::default() });
         Some(number)
     }
 
@@ -50,6 +53,50 @@ impl Views {
     pub(crate) fn close(&mut self, object: i32) {
         let open = self.objects.get_mut(&object).filter(|object| object.open);
         open.unwrap_or_else(|| panic!("object {object} closed, but not open")).open = false;
+    }
+
+    /// The pages of an object that were [committed](Views::commit).
+    pub(crate) fn committed(&self, object: i32) -> &Ranges {
+        &self.objects[&object].committed
+    }
+
+    pub(crate) fn commit(&mut self, object: i32, pages: Range<usize>) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.committed.insert(pages);
+        }
+    }
+
+    /// Bytes that are committed, each once, wherever they are seen.
+    pub(crate) fn charged(&self) -> usize {
+        let of =
+            |object: &Object| object.committed.inside(0..usize::MAX).into_iter().map(|it| it.len());
+        self.objects.values().flat_map(of).sum()
+    }
+
+    /// Where a part of an object is seen.
+    pub(crate) fn places(&self, object: i32, part: &Range<usize>) -> Vec<Range<usize>> {
+        let views = self.views.iter().filter(|view| view.object == object);
+        let places = views.map(|view| {
+            let seen = view.offset..view.offset + view.range.len();
+            let (from, to) = (part.start.max(seen.start), part.end.min(seen.end));
+            let start = view.range.start + from.saturating_sub(view.offset);
+            start..start + to.saturating_sub(from)
+        });
+        places.filter(|place| !place.is_empty()).collect()
+    }
+
+    /// Ends objects that are neither open nor seen.
+    pub(crate) fn forget_unseen(&mut self) {
+        let seen: Vec<i32> = self.views.iter().map(|view| view.object).collect();
+        let unseen = |(&number, object): (&i32, &Object)| {
+            (!object.open && !seen.contains(&number)).then_some(number)
+        };
+        let unseen: Vec<i32> = self.objects.iter().filter_map(unseen).collect();
+        for number in unseen {
+            if let Some(object) = self.objects.remove(&number) {
+                Native::NEW.close_object(object.real);
+            }
+        }
     }
 
     /// Objects that are open.

@@ -7,6 +7,8 @@
 //! What one call reserved has a number of its own, so that nothing spans two. Committed pages are
 //! `charged`; pages that are only reserved allow nothing and are not.
 
+mod sections;
+
 use std::ops::Range;
 use std::vec::Vec;
 
@@ -171,6 +173,9 @@ fn alloc(
             let range = pages(machine, address, len)?;
             let parts = parts(machine, &range)?;
             machine.own("VirtualAlloc", &range);
+            if parts.iter().any(|part| part.attributes.view != 0) {
+                return sections::commit(machine, range, &parts, allows);
+            }
             // What is committed already is not charged again, and keeps its contents.
             let more = parts.iter().filter(|part| !part.attributes.charged).map(Mapping::len);
             charge(machine, more.sum())?;
@@ -186,10 +191,18 @@ fn alloc(
             // and with which error it is refused, is not verified.
             let range = pages(machine, address, len)?;
             let parts = parts(machine, &range)?;
-            committed(&parts)?;
+            // Of a view, what is not committed is passed over (seen under Wine 8).
+            let is_view = parts.iter().any(|part| part.attributes.view != 0);
+            if !is_view {
+                committed(&parts)?;
+            }
             machine.own("VirtualAlloc", &range);
             for part in parts.iter().filter(|part| !part.attributes.locked) {
-                machine.discard_lazily(part);
+                // Of a view, whatever it may become, it becomes at once.
+                match part.attributes.view {
+                    0 => machine.discard_lazily(part),
+                    _ => machine.discard(part),
+                }
             }
             Ok(machine.pointer(range.start))
         }
@@ -201,6 +214,10 @@ fn alloc(
 /// `VirtualFree`.
 fn free(machine: &mut Machine, address: usize, len: usize, kind: u32) -> Result<(), Errno> {
     let whole = reservation(machine, address);
+    // STATUS_UNABLE_TO_DELETE_SECTION.
+    if machine.mappings.at(address).is_some_and(|part| part.attributes.view != 0) {
+        return Err(ERROR_INVALID_PARAMETER);
+    }
     match kind {
         MEM_RELEASE => {
             // The length must be zero, and the address what VirtualAlloc returned.
@@ -326,9 +343,8 @@ unsafe impl VirtualMemory for Simulated<Windows> {
         free(&mut self.call(), address.addr(), len, kind)
     }
 
-    unsafe fn unmap_view(&self, _address: *mut u8) -> Result<(), Errno> {
-        // `Sections` are not simulated, so no view is there: STATUS_NOT_MAPPED_VIEW.
-        Err(ERROR_INVALID_ADDRESS)
+    unsafe fn unmap_view(&self, address: *mut u8) -> Result<(), Errno> {
+        sections::unmap(&mut self.call(), address.addr())
     }
 
     unsafe fn virtual_protect(
@@ -343,6 +359,7 @@ unsafe impl VirtualMemory for Simulated<Windows> {
         // Within one reservation, of committed pages only; or nothing is changed.
         let parts = parts(machine, &range)?;
         committed(&parts)?;
+        sections::may_have(&parts, protection)?;
         machine.own("VirtualProtect", &range);
         for part in parts {
             machine.alter(&part, Attributes { protection, ..part.attributes.clone() });

@@ -9,8 +9,8 @@ use super::{Watch, Watched};
 use crate::calls::{
     AddressRequirements, Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit,
     NameMapping, PageRegion, PageSizes, PagemapScan, ProcessControl, ProcessMadvise, Region, Remap,
-    ResourceUsage, Resources, SharedMemory, SwitchPerThread, Sysctl, SysctlByName, UnixCalls,
-    VirtualMemory, WorkingSetPage, WriteFiles, time_and_parking,
+    ResourceUsage, Resources, Sections, SharedMemory, SwitchPerThread, Sysctl, SysctlByName,
+    UnixCalls, VirtualMemory, WorkingSetPage, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -39,6 +39,8 @@ pub enum Call {
     ReserveWhere { requirements: AddressRequirements, len: usize },
     VirtualFree { address: usize, len: usize, kind: u32 },
     UnmapView { address: usize },
+    CreateSection { len: usize },
+    MapSection { section: usize, offset: usize, len: usize, address: usize, access: u32 },
     VirtualProtect { address: usize, len: usize, protection: u32 },
     WorkingSet { pages: usize },
     Sysctl { mib: Vec<i32> },
@@ -310,6 +312,31 @@ unsafe impl<K: VirtualMemory, W: Watch> VirtualMemory for Watched<K, W> {
 
     fn commit_limit(&self) -> Option<u64> {
         self.kernel.commit_limit()
+    }
+}
+
+// SAFETY: as for `Calls`.
+unsafe impl<K: Sections, W: Watch> Sections for Watched<K, W> {
+    fn create_section(&self, len: usize) -> Result<usize, Errno> {
+        let call = Call::CreateSection { len };
+        self.pass(call, || self.kernel.create_section(len), |&section| section)
+    }
+
+    fn close_section(&self, section: usize) {
+        self.kernel.close_section(section);
+    }
+
+    fn map_section(
+        &self,
+        section: usize,
+        offset: usize,
+        len: usize,
+        address: *mut u8,
+        access: u32,
+    ) -> Result<*mut u8, Errno> {
+        let call = Call::MapSection { section, offset, len, address: address.addr(), access };
+        let run = || self.kernel.map_section(section, offset, len, address, access);
+        self.pass(call, run, address_of)
     }
 }
 
