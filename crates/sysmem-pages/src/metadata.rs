@@ -8,7 +8,7 @@ use core::ptr::{self, NonNull};
 
 use sysmem::{Account, Error, ErrorKind, Operation, Os, Reservation};
 
-/// What is taken from the system at once. A heap of 32 MiB needs some 3 KiB.
+/// What is taken from the system at once. Each 128 MiB in which the heap has pages need 16 KiB.
 const BLOCK: usize = 64 << 10;
 
 /// The longest piece that is not a power of two.

@@ -25,7 +25,7 @@ pub enum ReleaseOnFree {
     /// Never: the owner calls [`release`](crate::PageHeap::release).
     Never,
     /// When more is free and backed than `bytes` and than what is in use divided by `divisor`.
-    /// Then half of it is given back, the longest runs first. Half as much as the limit has to be
+    /// Then half of it is given back, whole huge pages first. Half as much as the limit has to be
     /// freed before it happens again, so that each byte given back was paid for by a byte freed.
     Above {
         /// As much stays free and backed whatever is in use, in bytes.
