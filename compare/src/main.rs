@@ -10,6 +10,7 @@
 mod allocators;
 mod burst;
 mod callgrind;
+mod calls;
 mod churn;
 mod guards;
 mod hold_back;
@@ -44,6 +45,11 @@ enum Measurement {
     LimitLoad(limit::Load),
     /// An hour of runs that come and go, simulated: huge pages kept whole, memory kept and given back.
     Churn(churn::Options),
+    /// Instructions of `malloc`, `free` and their family, on each allocator.
+    Calls(calls::Options),
+    /// The program that `calls` measures.
+    #[command(hide = true)]
+    CallsLoad(calls::Load),
     /// Guards in populated memory against `mprotect`.
     Guards(guards::Options),
     /// Reserving, committing and giving back: sysmem's lowest layers against other crates.
@@ -73,6 +79,8 @@ fn main() {
         Measurement::Burst(options) => burst::run(&options),
         Measurement::BurstLoad(load) => burst::load(&load),
         Measurement::Churn(options) => churn::run(&options),
+        Measurement::Calls(options) => calls::run(&options),
+        Measurement::CallsLoad(load) => calls::load(&load),
         Measurement::Guards(options) => guards::run(&options),
         Measurement::HoldBack(options) => hold_back::run(&options),
         Measurement::Limit(options) => limit::run(&options),
