@@ -1,21 +1,21 @@
 //! The page heap on a simulated kernel, held against a plain model: a list of pages for each
 //! reservation.
 
+#[path = "model/systems.rs"]
+mod systems;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use proptest::prelude::*;
-use sysmem::os::linux::Linux;
-use sysmem::sim::{Backing, Call, Faulty, LazilyFreed, Settings, Simulated};
+use sysmem::sim::{self, Backing, Call, Faulty, LazilyFreed, Settings, Simulated};
 use sysmem::{Errno, ErrorKind, GiveBack, Operation, Os, State};
 use sysmem_pages::{
     Accounts, HugePages, MapCell, Options, PageHeap, ReleaseOnFree, Run, Statistics,
 };
-
-type Kernel = Faulty<Simulated>;
-type System = Linux<Kernel>;
+use systems::{Kernel, System};
 
 const MIB: usize = 1 << 20;
 const ENOMEM: Errno = Errno(12);
@@ -83,10 +83,10 @@ struct Setting {
     refusals: bool,
 }
 
-struct Model {
-    heap: PageHeap<System>,
-    os: System,
-    kernel: Kernel,
+struct Model<S: System> {
+    heap: PageHeap<S::Os>,
+    os: S::Os,
+    kernel: Kernel<S>,
     accounts: &'static Accounts,
     setting: Setting,
     page_size: usize,
@@ -102,10 +102,10 @@ struct Model {
     not_unmapped: Arc<AtomicUsize>,
 }
 
-impl Model {
-    fn new(setting: Setting) -> Model {
-        let kernel = Faulty::new(Simulated::new(setting.settings.clone()));
-        let os = Linux::new(kernel.clone());
+impl<S: System> Model<S> {
+    fn new(setting: Setting) -> Model<S> {
+        let kernel = Faulty::new(Simulated::start(setting.settings.clone()));
+        let os = S::os(kernel.clone());
         let accounts: &'static Accounts = Box::leak(Box::new(Accounts::new("model", "records")));
         let heap = PageHeap::new(os.clone(), accounts, setting.options);
         let page_size = heap.page_size();
@@ -187,9 +187,11 @@ impl Model {
                         *page = Page::Free { backed: false, dirty: lazy };
                         self.broken.insert(address / (WHOLE * self.page_size));
                     }
-                    // All of a huge page is backed where one of its pages is.
+                    // All of a huge page is backed where one of its pages is; and what was before a
+                    // refusal (where `used` is a call) stays so.
                     Page::Free { backed: false, dirty }
-                        if self.makes_huge_pages() && self.state(address) == State::Ready =>
+                        if (self.makes_huge_pages() || self.setting.refusals)
+                            && self.state(address) == State::Ready =>
                     {
                         *page = Page::Free { backed: true, dirty };
                     }
@@ -404,7 +406,7 @@ impl Model {
                     if let Call::Munmap { len, .. } = call {
                         not_unmapped.fetch_add(*len, Relaxed);
                     }
-                    Some(ENOMEM)
+                    S::exhausted(call)
                 });
             }
             Step::Limit { address_space, data } if self.setting.refusals => {
@@ -437,7 +439,9 @@ impl Model {
             Err(error) => {
                 assert!(self.setting.refusals, "nothing refuses, but: {error}");
                 // Where a reservation's pages begin to differ, their states need a page of memory.
-                let free_pages_suffice = error.operation() != Operation::Alloc;
+                // Where `used` is a call, it may be refused.
+                let needed = matches!(error.operation(), Operation::Alloc | Operation::Used);
+                let free_pages_suffice = !needed;
                 assert!(expected.is_none() || !free_pages_suffice, "a run would fit: {error}");
                 assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
                 return;
@@ -631,8 +635,8 @@ fn setting(space: usize, backing: Backing, refusals: bool) -> impl Strategy<Valu
     )
 }
 
-fn run(setting: Setting, steps: &[Step]) {
-    let mut model = Model::new(setting);
+fn run<S: System>(setting: Setting, steps: &[Step]) {
+    let mut model = Model::<S>::new(setting);
     for step in steps {
         model.step(step);
     }
@@ -652,7 +656,7 @@ proptest! {
         setting in setting(2048 * MIB, Backing::Real, false),
         steps in steps(5000),
     ) {
-        run(setting, &steps);
+        run::<sim::Linux>(setting, &steps);
     }
 
     #[test]
@@ -660,7 +664,7 @@ proptest! {
         setting in setting(2048 * MIB, Backing::Real, true),
         steps in steps(5000),
     ) {
-        run(setting, &steps);
+        run::<sim::Linux>(setting, &steps);
     }
 }
 
@@ -672,6 +676,45 @@ proptest! {
         setting in setting(192 * MIB, Backing::Heap, false),
         steps in steps(300),
     ) {
-        run(setting, &steps);
+        run::<sim::Linux>(setting, &steps);
     }
+}
+
+/// A few cases of each kind on every other system.
+macro_rules! on_other_systems {
+    ($($module:ident: $name:ident,)*) => {$(
+        mod $module {
+            use super::*;
+
+            proptest! {
+                #![proptest_config(config(4))]
+
+                #[test]
+                fn every_step_does_what_the_model_does(
+                    setting in setting(2048 * MIB, Backing::Real, false),
+                    steps in steps(5000),
+                ) {
+                    run::<sim::$name>(setting, &steps);
+                }
+
+                #[test]
+                fn refusals_change_nothing_and_leak_nothing(
+                    setting in setting(2048 * MIB, Backing::Real, true),
+                    steps in steps(5000),
+                ) {
+                    run::<sim::$name>(setting, &steps);
+                }
+            }
+        }
+    )*};
+}
+
+on_other_systems! {
+    freebsd_: FreeBsd,
+    netbsd_: NetBsd,
+    openbsd_: OpenBsd,
+    dragonfly_: DragonFly,
+    illumos_: Illumos,
+    darwin_: Darwin,
+    windows_: Windows,
 }
