@@ -80,12 +80,16 @@ pub fn sysmem() -> Result<PathBuf, Box<dyn Error>> {
 
 /// The C library, sysmem, and the peers that can be had here.
 pub fn all() -> Result<Vec<Allocator>, Box<dyn Error>> {
-    let sysmem = sysmem()?;
+    let sysmem = Allocator { name: "sysmem run".into(), how: How::SysmemRun(sysmem()?) };
+    let mut allocators = others()?;
+    allocators.insert(1, sysmem);
+    Ok(allocators)
+}
+
+/// The C library, and the peers that can be had here: nothing of sysmem need be built for them.
+pub fn others() -> Result<Vec<Allocator>, Box<dyn Error>> {
     let this = std::env::current_exe()?;
-    let mut allocators = vec![
-        Allocator { name: "plain".into(), how: How::Plain },
-        Allocator { name: "sysmem run".into(), how: How::SysmemRun(sysmem) },
-    ];
+    let mut allocators = vec![Allocator { name: "plain".into(), how: How::Plain }];
     let target = this.parent().and_then(Path::parent).ok_or("where is the target folder?")?;
     let mut preload = |name: &str, library, environment| {
         let how = How::Preload { library, environment };

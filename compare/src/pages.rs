@@ -135,7 +135,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     if options.instructions {
         return instructions();
     }
-    let mut allocators = allocators::all()?;
+    let mut allocators = allocators::others()?;
     // What threads of its own do is not in the figures.
     allocators
         .retain(|allocator| !matches!(allocator.how, How::Preload { environment: Some(_), .. }));
