@@ -158,8 +158,9 @@ impl<O: Os + Clone> Pages<O> {
         let account = &heap.accounts.metadata;
         let blocks = from / WHOLE..wide.div_ceil(WHOLE);
         self.tree.make_room(blocks, &mut self.metadata, &heap.os, account)?;
+        let region = &mut self.regions[index];
         let end = region.map(end, wide, heap.options.huge_pages)?;
-        self.regions[index].mapped = end;
+        region.mapped = end;
         self.mapped += end - from;
         for (block, at, len) in parts(from, end - from) {
             self.tree.map(block, (at, len), true, first < block * WHOLE);

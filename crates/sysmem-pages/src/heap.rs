@@ -1,5 +1,6 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
+use core::time::Duration;
 
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
@@ -12,7 +13,7 @@ use crate::page_cache::Caches;
 use crate::region::{Regions, return_reservation};
 use crate::scavenger::Keeper;
 use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
-use crate::statistics::Statistics;
+use crate::statistics::{ScavengerWork, Statistics};
 use crate::tree::Tree;
 
 /// The smallest heap page in bytes. On systems whose pages are larger, a heap page is one of
@@ -141,6 +142,7 @@ pub(crate) struct Counts {
     pub(crate) released_pages: u64,
     /// In bytes.
     pub(crate) released_in_use: u64,
+    pub(crate) scavenger: ScavengerWork,
 }
 
 impl<O: Os + Clone> PageHeap<O> {
@@ -159,6 +161,12 @@ impl<O: Os + Clone> PageHeap<O> {
             failed_releases: 0,
             released_pages: 0,
             released_in_use: 0,
+            scavenger: ScavengerWork {
+                releases: 0,
+                failed_releases: 0,
+                released: 0,
+                cpu_time: Duration::ZERO,
+            },
         };
         let pages = Pages {
             regions: Regions::new(),

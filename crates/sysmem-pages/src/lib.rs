@@ -11,7 +11,8 @@
 //! pages by address (`tree`); memory for records (`metadata`); reservations (`region`); the heap
 //! (`heap`), how it grows (`grow`), how it gives back (`release`, `returning`) when (`scavenger`),
 //! also of what stays in use (`in_use`), how large it may be (`limit`), short runs without its lock
-//! (`page_cache`), and a picture of it (`heap_map`).
+//! (`page_cache`), a picture of it (`heap_map`), and checks of its records (`verify`) and of its memory
+//! (`residency`).
 #![no_std]
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod options;
 mod page_cache;
 mod region;
 mod release;
+mod residency;
 mod returning;
 mod scavenger;
 mod standing;
@@ -43,6 +45,7 @@ pub use heap_map::MapCell;
 pub use misuse::{Misuse, MisuseKind};
 pub use options::{HugePages, Options, ReleaseOnFree};
 pub use page_cache::PageCache;
+pub use residency::{Residency, ResidentBytes};
 pub use scavenger::Scavenger;
-pub use statistics::Statistics;
+pub use statistics::{ScavengerWork, Statistics};
 pub use verify::Inconsistency;

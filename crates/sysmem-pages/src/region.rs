@@ -27,6 +27,10 @@ pub(crate) struct Region<O: Os> {
     reservation: NonNull<Reservation<O>>,
     /// log2 of the page size.
     shift: u32,
+    /// How many stretches of mapped pages differ in what the system was told of them, and whether
+    /// the last is to be made of huge pages.
+    stretches: usize,
+    ends_advised: bool,
 }
 
 impl<O: Os + Clone> Region<O> {
@@ -44,8 +48,18 @@ impl<O: Os + Clone> Region<O> {
         let place = metadata.take(1, reservation.os(), account)?;
         // SAFETY: room for one reservation.
         unsafe { place.write(reservation) };
-        let (first, end) = (start, start + npages);
-        Ok(Region { start, npages, first, end, mapped: first, kept, reservation: place, shift })
+        Ok(Region {
+            start,
+            npages,
+            first: start,
+            end: start + npages,
+            mapped: start,
+            kept,
+            reservation: place,
+            shift,
+            stretches: 0,
+            ends_advised: false,
+        })
     }
 
     /// The reservation. It stays where it is as long as the region is in the list.
@@ -94,7 +108,7 @@ impl<O: Os + Clone> Region<O> {
     /// Reserved → Prepared up to `end` at least, in steps of `step` pages if the system agrees.
     /// Returns the page up to which is mapped now. The caller notes it.
     pub(crate) fn map(
-        &self,
+        &mut self,
         end: usize,
         wide: usize,
         huge_pages: HugePages,
@@ -109,6 +123,7 @@ impl<O: Os + Clone> Region<O> {
             Err(_) if end < wide => map(end).map(|()| end)?,
             answer => answer.map(|()| wide)?,
         };
+        let mut advised = end..end;
         if huge_pages == HugePages::Advise {
             if let Some(huge) = self.reservation().os().huge_page_size() {
                 let first = (from << self.shift).next_multiple_of(huge);
@@ -116,11 +131,29 @@ impl<O: Os + Clone> Region<O> {
                 if first < last {
                     // Advice: where it is refused, pages are as they would be without.
                     let offset = first - (self.start << self.shift);
-                    let _ = self.reservation().huge_page(offset, last - first);
+                    if self.reservation().huge_page(offset, last - first).is_ok() {
+                        advised = first >> self.shift..last >> self.shift;
+                    }
                 }
             }
         }
+        for (pages, is_advised) in
+            [(from..advised.start, false), (advised.clone(), true), (advised.end..end, false)]
+        {
+            if !pages.is_empty() {
+                let differs = self.stretches == 0 || self.ends_advised != is_advised;
+                self.stretches += usize::from(differs);
+                self.ends_advised = is_advised;
+            }
+        }
         Ok(end)
+    }
+
+    /// How many mappings the system needs for the reservation, if it joins what is alike.
+    pub(crate) fn mappings(&self) -> usize {
+        let reserved_before = self.mapped > self.first && self.first > self.start;
+        let reserved_after = self.mapped < self.start + self.npages;
+        usize::from(reserved_before) + self.stretches + usize::from(reserved_after)
     }
 }
 

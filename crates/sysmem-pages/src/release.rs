@@ -210,6 +210,12 @@ impl<O: Os + Clone> PageHeap<O> {
             pages.idle_before_retry = 0;
         }
         pages.counts.released_pages += released as u64;
+        if search.quiet_at.is_some() {
+            let work = &mut pages.counts.scavenger;
+            work.releases += u64::from(!refused);
+            work.failed_releases += u64::from(refused);
+            work.released += (released as u64) << self.page_shift();
+        }
         released
     }
 

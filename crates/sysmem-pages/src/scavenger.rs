@@ -112,7 +112,7 @@ impl Scavenger {
     pub fn step<O: Os + Clone>(&mut self, heap: &PageHeap<O>) -> Option<Duration> {
         let (now, began) = (heap.os.monotonic_time(), heap.os.thread_cpu_time());
         let next = self.step_at(now, heap);
-        self.budget.spend(heap.os.thread_cpu_time().saturating_sub(began));
+        self.charge(heap, began);
         next
     }
 
@@ -133,8 +133,15 @@ impl Scavenger {
         }
         let began = heap.os.thread_cpu_time();
         let result = work();
-        self.budget.spend(heap.os.thread_cpu_time().saturating_sub(began));
+        self.charge(heap, began);
         Ok(result)
+    }
+
+    /// Charges the processor time since `began` to the budget, and books it on the heap.
+    fn charge<O: Os + Clone>(&mut self, heap: &PageHeap<O>, began: Duration) {
+        let time = heap.os.thread_cpu_time().saturating_sub(began);
+        self.budget.spend(time);
+        heap.lock().counts.scavenger.cpu_time += time;
     }
 
     fn step_at<O: Os + Clone>(&mut self, now: Duration, heap: &PageHeap<O>) -> Option<Duration> {

@@ -1,3 +1,5 @@
+use core::time::Duration;
+
 use sysmem::Os;
 
 use crate::heap::Pages;
@@ -66,6 +68,27 @@ pub struct Statistics {
     pub failed_releases: u64,
     /// Bytes given back in all.
     pub released: u64,
+    /// What of these three a scavenger did.
+    pub scavenger: ScavengerWork,
+
+    /// Mappings that the reservations need of the system: stretches of one protection, and of one
+    /// advice on huge pages. A system that joins neighbours has no more of them for the heap, and
+    /// Linux no more than `vm.max_map_count` for the whole process.
+    pub mappings: u64,
+}
+
+/// What the [`Scavenger`](crate::Scavenger)s of a heap did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScavengerWork {
+    /// Calls that gave memory back.
+    pub releases: u64,
+    /// Calls that were to give memory back and that the system refused.
+    pub failed_releases: u64,
+    /// Bytes given back.
+    pub released: u64,
+    /// Processor time of all steps, and of what its owner did
+    /// [on its budget](crate::Scavenger::share_budget).
+    pub cpu_time: Duration,
 }
 
 impl Statistics {
@@ -114,6 +137,8 @@ impl<O: Os + Clone> Pages<O> {
             releases: counts.releases,
             failed_releases: counts.failed_releases,
             released: (counts.released_pages << shift) + counts.released_in_use,
+            scavenger: counts.scavenger,
+            mappings: self.regions.iter().map(|region| region.mappings() as u64).sum(),
         }
     }
 }

@@ -124,7 +124,7 @@ impl<O: Os + Clone> Pages<O> {
     }
 
     /// What a page is, and the first page after it, up to `end`, that is something else.
-    fn alike(&self, at: usize, end: usize) -> (PageKind, usize) {
+    pub(crate) fn alike(&self, at: usize, end: usize) -> (PageKind, usize) {
         let part = |page: usize| match self.tree.block(page / WHOLE) {
             Some(block) => {
                 let (kind, to) = block.alike(page % WHOLE);

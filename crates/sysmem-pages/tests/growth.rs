@@ -1,9 +1,9 @@
 //! How the page heap grows, what it costs, and what it does when the system refuses.
 
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Backing, Call, Faulty, Settings, Simulated, Traced};
+use sysmem::sim::{Backing, Call, Faulty, Mapping, Settings, Simulated, Traced};
 use sysmem::{Errno, ErrorKind, Limit, Os};
-use sysmem_pages::{Accounts, HugePages, Options, PAGE, PageHeap, ReleaseOnFree, Run};
+use sysmem_pages::{Accounts, HugePages, MapCell, Options, PAGE, PageHeap, ReleaseOnFree, Run};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -306,4 +306,48 @@ fn room_is_less_where_address_space_is_short_and_others_get_it_before_they_get_n
     heap.verify().unwrap();
     free(&heap, run);
     runs.into_iter().for_each(|run| free(&heap, run));
+}
+
+/// How many of the kernel's mappings the heap's reservations lie in.
+fn mappings<O: Os + Clone>(kernel: &Simulated, heap: &PageHeap<O>) -> u64 {
+    let mut cells = vec![MapCell::default(); 1000];
+    let count = heap.map(&mut cells);
+    let lies_in = |mapping: &Mapping| {
+        cells[..count].iter().any(|cell| {
+            let pages = cell.in_use + cell.free_backed + cell.given_back + cell.unmapped;
+            assert_eq!(usize::from(pages) * PAGE, 2 * MIB, "whole huge pages");
+            cell.address < mapping.end && mapping.start < cell.address + 2 * MIB
+        })
+    };
+    kernel.mappings().iter().filter(|mapping| lies_in(mapping)).count() as u64
+}
+
+#[test]
+fn the_mappings_that_are_told_are_the_kernels_however_runs_come_and_go() {
+    for huge_pages in [HugePages::System, HugePages::Advise] {
+        let kernel = Simulated::new(Settings { huge_page_size: Some(2 * MIB), ..real(GIB) });
+        let options = Options::new().huge_pages(huge_pages).release_on_free(ReleaseOnFree::Never);
+        let heap = heap_on(&kernel, options);
+        assert_eq!(heap.statistics().mappings, 0);
+        // Half of 4 MiB is mapped, then all.
+        let first = heap.allocate(1, PAGE).unwrap();
+        assert_eq!((heap.statistics().mappings, mappings(&kernel, &heap)), (2, 2));
+        let second = heap.allocate(256, PAGE).unwrap();
+        assert_eq!((heap.statistics().mappings, mappings(&kernel, &heap)), (1, 1));
+        free(&heap, second);
+        let with_room = heap.allocate_with_room(10, PAGE, 1000).unwrap();
+        assert_eq!(heap.statistics().mappings, 3);
+        let runs: Vec<Run> = (0..2000).map(|_| heap.allocate(7, PAGE).unwrap()).collect();
+        for every in [2, 3] {
+            runs.iter().skip(every).step_by(6).for_each(|&run| free(&heap, run));
+            heap.release_all();
+            let (told, found) = (heap.statistics().mappings, mappings(&kernel, &heap));
+            // The kernel joins reservations that it puts beside each other.
+            assert!(found <= told, "{found} of {told}");
+            assert!(told <= 2 * heap.statistics().reservations, "giving back splits nothing");
+        }
+        free(&heap, first);
+        free(&heap, with_room);
+        heap.verify().unwrap();
+    }
 }

@@ -9,7 +9,7 @@ use sysmem::Errno;
 use sysmem::calls::Calls;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Call, Faulty, Settings, Simulated};
-use sysmem_pages::{Accounts, Options, PAGE, PageHeap, Run, Scavenger};
+use sysmem_pages::{Accounts, Options, PAGE, PageHeap, Run, Scavenger, ScavengerWork};
 
 const MIB: usize = 1 << 20;
 const HUGE_PAGE: usize = 2 * MIB;
@@ -240,6 +240,39 @@ fn one_step_gives_back_32_mib_at_most_even_of_one_long_run() {
         }
     }
     assert_eq!(machine.heap.statistics().reserved, 0);
+}
+
+#[test]
+fn statistics_tell_what_it_did_and_what_that_cost() {
+    let mut machine = Machine::new(Duration::from_micros(1));
+    let runs: Vec<Run> = (0..50 * MIB / (16 * PAGE)).map(|_| machine.touched(16)).collect();
+    runs.iter().step_by(2).for_each(|&run| machine.free(run));
+    let by_hand = machine.heap.release(MIB) as u64;
+    assert_eq!(machine.heap.statistics().scavenger, ScavengerWork::default());
+    machine.run(ms(2000));
+    let statistics = machine.heap.statistics();
+    let work = statistics.scavenger;
+    assert!(work.released >= 20 * MIB as u64, "{work:?}");
+    assert_eq!(work.released + by_hand, statistics.released);
+    assert!(work.releases > 0 && work.releases < statistics.releases, "{work:?}");
+    assert!(machine.cpu > ms(5), "a microsecond for each 4 KiB: {:?}", machine.cpu);
+    assert_eq!(work.cpu_time, machine.cpu);
+    assert_eq!(work.failed_releases, 0);
+    // What its owner does on its budget is among its costs, and not in its work.
+    let clock = machine.simulated.clone();
+    machine.scavenger.share_budget(&machine.heap, || clock.advance(ms(3))).unwrap();
+    let after = ScavengerWork { cpu_time: work.cpu_time + ms(3), ..work };
+    assert_eq!(machine.heap.statistics().scavenger, after);
+    // Refusals.
+    machine.kernel.fail_when(|_, call| match call {
+        Call::Madvise { .. } | Call::ProcessMadvise { .. } => Some(Errno(12)),
+        _ => None,
+    });
+    runs.iter().skip(1).step_by(2).for_each(|&run| machine.free(run));
+    machine.run(ms(2000));
+    let refused = machine.heap.statistics().scavenger;
+    assert!(refused.failed_releases > 0, "{refused:?}");
+    assert_eq!(refused.failed_releases, machine.heap.statistics().failed_releases);
 }
 
 #[test]
