@@ -114,13 +114,15 @@ fn the_course_and_the_sizes_are_in_the_json_and_agree_with_the_sums() {
         let sum: u64 = classes.iter().map(|class| class[name].as_u64().unwrap()).sum();
         assert_eq!(sum, figure(&json, &format!("/program/heap/{name}")), "{name}");
     }
-    // The picture at the end adds up to the figures at the end.
+    // The picture at the end adds up to the figures at the end. It has whole pages of the heap, of
+    // which parts may have been given back.
     let map = &json["program"]["page_heap"]["at_end"];
     let cells = map["cells"].as_array().unwrap();
     assert_eq!(cells.len() as u64, figure(map, "/huge_pages"));
     let in_use: u64 = cells.iter().map(|cell| cell["in_use"].as_u64().unwrap()).sum();
-    let in_use = in_use * figure(map, "/page_bytes");
-    assert_eq!(in_use, figure(&json, "/program/heap/in_use_bytes"));
+    let page = figure(map, "/page_bytes");
+    let told = figure(&json, "/program/heap/in_use_bytes");
+    assert!((in_use * page).abs_diff(told) < page, "{in_use} pages, {told} bytes");
 }
 
 /// Chromium, if it is installed.
