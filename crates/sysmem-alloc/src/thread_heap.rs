@@ -5,43 +5,27 @@
 //! outlives its thread: it then is idle, keeps the spans that still hold blocks, and goes whole to
 //! the next thread that is born. So a span never changes its owner.
 
+mod counts;
 mod idle;
+mod remote;
+mod spans;
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering::*};
 
-use sysmem::native::{keeping_errno, set_errno_out_of_memory};
-use sysmem_pages::PAGE;
+use sysmem::native::set_errno_out_of_memory;
 
 use crate::gate::Gate;
 use crate::hook::Occasion;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
-use crate::span::{Block, Listing, NOTHING, Span};
+use crate::span::{Block, NOTHING, Span};
+pub(crate) use counts::{Counter, Counts};
 pub(crate) use idle::Part;
 use idle::Watch;
 
-use crate::{PAGES, hook, large, metadata, misuse, page_map, sampling, visitor};
-
-/// A count that one thread adds to and any thread reads.
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    const fn new() -> Counter {
-        Counter(AtomicU64::new(0))
-    }
-
-    #[inline(always)]
-    pub(crate) fn add(&self, count: u64) {
-        // One writer: a plain addition, without the lock prefix of a read-modify-write.
-        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
+use crate::{hook, large, page_map, sampling, visitor};
 
 /// What a heap knows of one size class, as far as every allocation and free needs it.
 struct Bin {
@@ -159,26 +143,6 @@ struct Shared {
     /// Blocks freed by other threads.
     remote: AtomicPtr<Block>,
     state: AtomicU32,
-}
-
-/// What the counters of a heap say.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub allocations: u64,
-    pub frees: u64,
-    pub requested_bytes: u64,
-    pub allocated_bytes: u64,
-    pub freed_bytes: u64,
-}
-
-impl core::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Counts) {
-        self.allocations += other.allocations;
-        self.frees += other.frees;
-        self.requested_bytes += other.requested_bytes;
-        self.allocated_bytes += other.allocated_bytes;
-        self.freed_bytes += other.freed_bytes;
-    }
 }
 
 impl ThreadHeap {
@@ -415,81 +379,6 @@ impl ThreadHeap {
         run
     }
 
-    /// A span of this class with free blocks, to be the current one; the one before it has none.
-    fn next_span(&self, class: usize) -> *const Span {
-        let bin = self.bin(class);
-        // SAFETY: a current span is one of ours, or `NOTHING`.
-        let current = unsafe { &*bin.current.replace(NOTHING.span()) };
-        if !ptr::eq(current, NOTHING.span()) {
-            if current.given_back.get() != 0 {
-                self.link(current, Listing::Trimmed);
-            } else {
-                current.set_listing(Listing::Full);
-            }
-        }
-        let span = self.shelves[class].available.get();
-        // SAFETY: spans in lists are ours.
-        if let Some(available) = unsafe { span.as_ref() } {
-            self.unlink(available);
-            available.set_listing(Listing::Current);
-            return span;
-        }
-        // What was given back costs as much as new pages, and its span is there already.
-        // SAFETY: spans in lists are ours.
-        while let Some(trimmed) = unsafe { self.shelves[class].trimmed.get().as_ref() } {
-            if !trimmed.use_some_again() {
-                break;
-            }
-            if trimmed.has_free() {
-                self.unlink(trimmed);
-                trimmed.set_listing(Listing::Current);
-                return trimmed;
-            }
-        }
-        let span = self.new_span(class);
-        if !span.is_null() {
-            return span;
-        }
-        // Out of memory: spans that wait empty for their class may serve this one.
-        self.release_empty();
-        self.new_span(class)
-    }
-
-    fn new_span(&self, class: usize) -> *const Span {
-        let shape = CLASSES[class];
-        let npages = crate::npages(shape.npages as usize * PAGE);
-        let span = self.take_span();
-        if span.is_null() {
-            return span;
-        }
-        let Ok(run) = PAGES.allocate(npages, PAGE) else {
-            self.give_span(span);
-            return ptr::null();
-        };
-        self.untold.set(UNTOLD);
-        let start = run.start.as_ptr();
-        // SAFETY: a span that describes nothing is this heap's alone.
-        let new = unsafe { &*span };
-        new.free.set(ptr::null_mut());
-        new.bump.set(start);
-        new.bump_end.set(start.wrapping_add(shape.blocks as usize * shape.block_size as usize));
-        new.owner.set(self);
-        new.block_size.set(shape.block_size);
-        new.class.set(class as u8);
-        new.begin(Listing::Current);
-        new.zeroed.set(run.zeroed);
-        new.start.set(start);
-        new.len.set(npages * PAGES.page_size());
-        new.given_back.set(0);
-        if page_map::enter(start, new.len.get(), span).is_err() {
-            // SAFETY: the run was allocated above and nobody knows of it.
-            let _ = unsafe { PAGES.free(run.start, npages) };
-            self.give_span(span);
-            return ptr::null();
-        }
-        span
-    }
-
     /// Takes back a block that this heap owns, freed by its own thread. Leaves the gate, which the
     /// caller entered.
     ///
@@ -537,206 +426,6 @@ impl ThreadHeap {
         if self.sort_in(span, block) {
             scavenger::start_if_due(After::Free);
             hook::call(Occasion::Busy);
-        }
-    }
-
-    /// Finds the right place for a span that a block was put back into; whether that is the page
-    /// heap, because it was the last one.
-    fn sort_in(&self, span: &Span, block: *mut u8) -> bool {
-        if span.used() < 0 {
-            misuse::double_free(block);
-        }
-        match span.listing() {
-            Listing::Full => {
-                self.link(span, Listing::Available);
-                scavenger::note_idle_memory();
-            }
-            Listing::Trimmed if span.used() > 0 => {
-                self.unlink(span);
-                self.link(span, Listing::Available);
-            }
-            Listing::Available | Listing::Trimmed => {
-                self.unlink(span);
-                keeping_errno(|| self.release(span));
-                return true;
-            }
-            // The last span of a class stays, for the next allocation.
-            Listing::Current => {}
-        }
-        false
-    }
-
-    /// The list of a class in which spans of a listing are.
-    fn list(&self, class: u8, listing: Listing) -> &Cell<*mut Span> {
-        let shelf = &self.shelves[class as usize];
-        if listing == Listing::Trimmed { &shelf.trimmed } else { &shelf.available }
-    }
-
-    fn link(&self, span: &Span, listing: Listing) {
-        span.set_listing(listing);
-        let this = ptr::from_ref(span).cast_mut();
-        let first = self.list(span.class.get(), listing).replace(this);
-        span.previous.set(ptr::null_mut());
-        span.next.set(first);
-        // SAFETY: spans in lists are ours.
-        if let Some(first) = unsafe { first.as_ref() } {
-            first.previous.set(this);
-        }
-    }
-
-    fn unlink(&self, span: &Span) {
-        let (previous, next) = (span.previous.get(), span.next.get());
-        // SAFETY: spans in lists are ours.
-        match unsafe { previous.as_ref() } {
-            Some(previous) => previous.next.set(next),
-            None => self.list(span.class.get(), span.listing()).set(next),
-        }
-        // SAFETY: as above.
-        if let Some(next) = unsafe { next.as_ref() } {
-            next.previous.set(previous);
-        }
-    }
-
-    /// Returns the pages of a span without blocks in use, which is in no list.
-    fn release(&self, span: &Span) {
-        if !span.use_all_again() {
-            // No memory for it now. It waits for the next time it is empty.
-            return self.link(span, Listing::Trimmed);
-        }
-        let (start, len) = (span.start.get(), span.len.get());
-        page_map::remove(start, len);
-        self.give_span(ptr::from_ref(span).cast_mut());
-        let Some(run) = ptr::NonNull::new(start) else { return };
-        // SAFETY: the run was allocated for this span, and no block of it is in use.
-        if unsafe { PAGES.free(run, crate::npages(len)) }.is_err() {
-            misuse::die("a span was freed whose pages are not allocated", start);
-        }
-    }
-
-    /// Returns the pages of every span that holds nothing. Only current spans can be such.
-    pub(crate) fn release_empty(&self) {
-        for bin in &self.bins {
-            let current = bin.current.get();
-            // SAFETY: a current span is one of ours, or `NOTHING`.
-            let span = unsafe { &*current };
-            if current != NOTHING.span() && span.used() == 0 {
-                bin.current.set(NOTHING.span());
-                self.release(span);
-            }
-        }
-    }
-
-    /// Takes in the blocks that other threads freed.
-    pub(crate) fn collect(&self) {
-        if !self.shared.remote.load(Relaxed).is_null() || !self.collected.get().is_null() {
-            self.collect_some(usize::MAX);
-        }
-    }
-
-    /// Takes in at most `limit` blocks that other threads freed; whether there are more.
-    fn collect_some(&self, mut limit: usize) -> bool {
-        let mut block = self.collected.get();
-        loop {
-            if block.is_null() {
-                block = self.shared.remote.swap(ptr::null_mut(), Acquire);
-            }
-            if block.is_null() || limit == 0 {
-                self.collected.set(block);
-                return !block.is_null();
-            }
-            limit -= 1;
-            // SAFETY: the list holds free blocks, linked by whoever freed them. Each was found to be
-            // in a span of ours when it was freed, and the span is there as long as the block counts
-            // as used in it.
-            unsafe {
-                let next = (*block).next.get();
-                let span = &*page_map::find(block.cast());
-                self.shelves[span.class.get() as usize].watch.note_change();
-                self.search.begin_class_anew();
-                if span.put_back(block.cast()) {
-                    self.sort_in(span, block.cast());
-                }
-                block = next;
-            }
-        }
-    }
-
-    /// Whether blocks that other threads freed wait to be taken in.
-    pub(crate) fn has_remote(&self) -> bool {
-        !self.shared.remote.load(SeqCst).is_null()
-    }
-
-    /// Hands a block of this heap back from another thread.
-    ///
-    /// # Safety
-    ///
-    /// `block` was handed out from a span that this heap owns, and nobody uses it.
-    pub(crate) unsafe fn free_remote(&self, block: *mut u8) {
-        let block: *mut Block = block.cast();
-        let mut first = self.shared.remote.load(Relaxed);
-        loop {
-            if first == block {
-                misuse::double_free(block.cast());
-            }
-            // SAFETY: the block is nobody's but this thread's until it is in the list.
-            unsafe { (*block).next.set(first) };
-            // SeqCst: either this thread sees that the heap has become idle, or the thread that
-            // leaves it sees the block (`lifecycle::leave`).
-            match self.shared.remote.compare_exchange_weak(first, block, SeqCst, Relaxed) {
-                Ok(_) => return,
-                Err(newer) => first = newer,
-            }
-        }
-    }
-
-    /// A span that describes nothing; null when memory has run out.
-    pub(crate) fn take_span(&self) -> *mut Span {
-        let span = self.spare_spans.get();
-        // SAFETY: spare spans are this heap's alone.
-        if let Some(spare) = unsafe { span.as_ref() } {
-            self.spare_spans.set(spare.next.get());
-            return span;
-        }
-        metadata::allocate(Span::new())
-    }
-
-    /// Keeps a span that describes nothing for use again.
-    pub(crate) fn give_span(&self, span: *mut Span) {
-        // SAFETY: the span describes nothing and is this heap's alone.
-        unsafe { &*span }.next.set(self.spare_spans.replace(span));
-    }
-
-    /// What the counters say; while the thread runs, a moment ago.
-    pub(crate) fn counts(&self) -> Counts {
-        let mut counts = self.large_counts();
-        for class in 0..size_class::COUNT {
-            counts += self.class_counts(class);
-        }
-        counts
-    }
-
-    /// What the counters of one class say.
-    pub(crate) fn class_counts(&self, class: usize) -> Counts {
-        let bin = self.bin(class);
-        let block_size = u64::from(CLASSES[class].block_size);
-        let (allocations, frees) = (bin.allocations(&self.shelves[class]), bin.frees.get());
-        Counts {
-            allocations,
-            frees,
-            requested_bytes: bin.requested.get(),
-            allocated_bytes: allocations * block_size,
-            freed_bytes: frees * block_size,
-        }
-    }
-
-    /// What the counters of large allocations say.
-    pub(crate) fn large_counts(&self) -> Counts {
-        Counts {
-            allocations: self.large_allocations.get(),
-            frees: self.large_frees.get(),
-            requested_bytes: self.large_requested.get(),
-            allocated_bytes: self.large_allocated_bytes.get(),
-            freed_bytes: self.large_freed_bytes.get(),
         }
     }
 }
