@@ -195,15 +195,18 @@ impl Block {
         self.longest = self.free.longest_run(PAGES) as u16;
     }
 
-    /// Forgets pages, all of them free: their reservation goes.
-    pub(crate) fn unmap(&mut self, at: usize, len: usize) {
-        let pages = Bits::range(at, len);
+    /// Forgets the free pages of a range: their reservation goes. Returns how many they were, and how
+    /// many of them were backed.
+    pub(crate) fn unmap(&mut self, at: usize, len: usize) -> (usize, usize) {
+        let pages = Bits::range(at, len) & self.free;
+        let idle = (pages & self.backed).count();
         self.free &= !pages;
         self.backed &= !pages;
         self.zero &= !pages;
         self.idle = (self.free & self.backed).count() as u16;
         self.longest = self.free.longest_run(PAGES) as u16;
         self.broken &= !self.backed.is_empty();
+        (pages.count(), idle)
     }
 
     /// Notes that free pages are backed, and that they still are as zero as they were.

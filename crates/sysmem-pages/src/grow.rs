@@ -8,10 +8,14 @@
 //!
 //! A run that is going to grow can have a reservation with room behind it. The room is mapped only as
 //! far as the run reaches, so that nobody else gets pages in its way, unless nothing else can be had.
+//!
+//! Where mapping is refused in one reservation, it may succeed in a new one: a refusal can be about the
+//! one alone (its reservation is lost, or with strict accounting of swap it is charged whole).
 
 use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
 use crate::heap::{PageHeap, Pages, parts};
+use crate::lost::is_loss;
 use crate::options::HugePages;
 use crate::region::Region;
 use crate::standing::WHOLE;
@@ -28,7 +32,10 @@ const DIVISOR: usize = 256;
 /// What is mapped at once, in bytes.
 const MAP_STEP: usize = 2 << 20;
 
-/// Pages that may be lost where two reservations meet inside a huge page.
+/// Reservations that may be found to lie in lost ones before no more is tried.
+const LOST_HOLES: usize = 8;
+
+/// Pages that may be unused where two reservations meet inside a huge page.
 const SEPARATORS: usize = 2;
 
 impl<O: Os + Clone> PageHeap<O> {
@@ -38,6 +45,12 @@ impl<O: Os + Clone> PageHeap<O> {
         self.options.huge_pages == HugePages::Advise
             && self.os.huge_page_size() == Some(WHOLE << self.page_shift())
     }
+}
+
+/// A refusal that no system and no limit is behind.
+pub(crate) fn out_of_memory(len: usize) -> Error {
+    let kind = ErrorKind::OutOfMemory { errno: None, limit: None };
+    Error::new(Operation::AllocatePages, 0, len, kind)
 }
 
 /// Where in free pages from `from` on a run lies best: in one huge page, or from the start of one.
@@ -71,15 +84,14 @@ impl<O: Os + Clone> Pages<O> {
                 }
             }
         }
-        // A new reservation would have to be mapped too, and all of the run.
-        let error = match error {
-            Some(error) => error,
-            None => match self.grow_by_region(heap, npages, align_pages, 0) {
-                Ok(first) => return Ok(first),
-                Err(error) => error,
-            },
+        let error = match self.grow_by_region(heap, npages, align_pages, 0) {
+            Ok(first) => return Ok(first),
+            Err(refusal) => error.filter(|error| !is_loss(error)).unwrap_or(refusal),
         };
-        self.search_all(heap, npages, align_pages).ok_or(error)
+        self.search_all(heap, npages, align_pages).ok_or(match error {
+            error if is_loss(&error) => out_of_memory(npages << heap.page_shift()),
+            error => error,
+        })
     }
 
     /// Where the free pages at the end of what is mapped of a region begin.
@@ -152,15 +164,17 @@ impl<O: Os + Clone> Pages<O> {
         if end <= from {
             return Ok(());
         }
-        // Large steps keep calls rare, and end where huge pages do.
-        let step = if region.kept { 1 } else { (MAP_STEP >> heap.page_shift()).max(1) };
+        // Large steps keep calls rare, and end where huge pages do. Where a refusal has cost a
+        // reservation, nothing is tried that need not be.
+        let is_exact = region.kept || self.lost > 0;
+        let step = if is_exact { 1 } else { (MAP_STEP >> heap.page_shift()).max(1) };
         let wide = end.next_multiple_of(step).min(region.end);
         let account = &heap.accounts.metadata;
         let blocks = from / WHOLE..wide.div_ceil(WHOLE);
         self.tree.make_room(blocks, &mut self.metadata, &heap.os, account)?;
-        let region = &mut self.regions[index];
-        let end = region.map(end, wide, heap.options.huge_pages)?;
-        region.mapped = end;
+        let mapped = self.regions[index].map(end, wide, heap.options.huge_pages);
+        let end = mapped.inspect_err(|error| self.note_refusal(index, error))?;
+        self.regions[index].mapped = end;
         self.mapped += end - from;
         for (block, at, len) in parts(from, end - from) {
             self.tree.map(block, (at, len), true, first < block * WHOLE);
@@ -193,7 +207,7 @@ impl<O: Os + Clone> Pages<O> {
         let reservation = loop {
             let align = if len % block == 0 { align.max(block) } else { align };
             let options = ReserveOptions::new(len).align(align);
-            let error = match Reservation::reserve_in(os.clone(), options, &heap.accounts.heap) {
+            let error = match self.reserve(heap, options, LOST_HOLES) {
                 Ok(reservation) => break reservation,
                 Err(error) => error,
             };
@@ -220,8 +234,7 @@ impl<O: Os + Clone> Pages<O> {
         let mapped = if first + npages <= region.end {
             self.map_region(heap, index, first + npages)
         } else {
-            let kind = ErrorKind::OutOfMemory { errno: None, limit: None };
-            Err(Error::new(Operation::AllocatePages, 0, needed, kind))
+            Err(out_of_memory(needed))
         };
         match mapped {
             Ok(()) => Ok(first),
@@ -230,6 +243,30 @@ impl<O: Os + Clone> Pages<O> {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a reservation that lies in no lost one: there, address space of ours may be anybody's. The
+    /// system gets one back that does after another was made, so that it finds another place.
+    fn reserve(
+        &self,
+        heap: &PageHeap<O>,
+        options: ReserveOptions,
+        tries: usize,
+    ) -> Result<Reservation<O>, Error> {
+        let found = Reservation::reserve_in(heap.os.clone(), options, &heap.accounts.heap)?;
+        let (shift, len) = (heap.page_shift(), found.len());
+        let start = found.as_mut_ptr().addr() >> shift;
+        let end = start + (len >> shift);
+        let is_in = |region: &Region<O>| {
+            region.lost && start < region.start + region.npages && region.start < end
+        };
+        if !self.regions.iter().any(is_in) {
+            return Ok(found);
+        }
+        if tries == 0 {
+            return Err(out_of_memory(len));
+        }
+        self.reserve(heap, options, tries - 1)
     }
 
     /// Enters a region. Where it meets another inside a huge page, a page between them is used by

@@ -5,7 +5,9 @@ use core::time::Duration;
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
 use crate::block::{Block, Now};
+use crate::grow::out_of_memory;
 use crate::limit::Limits;
+use crate::lost::is_loss;
 use crate::metadata::Metadata;
 use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{Options, ReleaseOnFree};
@@ -97,9 +99,10 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) regions: Regions<O>,
     pub(crate) tree: Tree,
     pub(crate) metadata: Metadata<O>,
-    /// Pages of address space, and those of them that are mapped.
+    /// Pages of address space, and those of them that are mapped. Lost ones are not among them.
     pub(crate) reserved: usize,
     pub(crate) mapped: usize,
+    pub(crate) lost: usize,
     /// What the next reservation for all should be long, in bytes; zero before the first.
     pub(crate) next_reservation: usize,
     pub(crate) in_use: usize,
@@ -174,6 +177,7 @@ impl<O: Os + Clone> PageHeap<O> {
             metadata: Metadata::new(),
             reserved: 0,
             mapped: 0,
+            lost: 0,
             next_reservation: 0,
             in_use: 0,
             idle: 0,
@@ -265,15 +269,21 @@ impl<O: Os + Clone> PageHeap<O> {
             Ok((pages, Run { start: self.address_of(first), npages, zeroed }))
         };
         match take() {
-            Err(error) if self.frees_caches_for(&error) => take(),
+            Err(error) if self.may_mend(&error) => take().map_err(|error| {
+                if is_loss(&error) { out_of_memory(npages << self.page_shift()) } else { error }
+            }),
             answer => answer,
         }
     }
 
-    /// Whether caches had something, after a refusal that this may mend.
+    /// Whether another try may do after a refusal: caches had something, or other pages will be taken
+    /// than those that were lost.
     #[cold]
-    fn frees_caches_for(&self, error: &Error) -> bool {
-        matches!(error.kind(), ErrorKind::OutOfMemory { .. }) && self.drain_caches() > 0
+    fn may_mend(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::OutOfMemory { .. } => self.drain_caches() > 0,
+            kind => kind == ErrorKind::Lost,
+        }
     }
 
     /// The address of a page of the heap.
@@ -576,9 +586,10 @@ impl<O: Os + Clone> Pages<O> {
                 let Some(index) = self.regions.find(page) else { break };
                 let region = &self.regions[index];
                 // SAFETY: the pages are free, so nobody works on them: the caller holds the lock.
-                unsafe {
+                let used = unsafe {
                     region.reservation().used_shared(region.offset_of(page), count << shift)
-                }?;
+                };
+                used.inspect_err(|error| self.note_refusal(index, error))?;
                 let added = self.tree.change(block, |block| block.back(from, count));
                 // What was made Ready before a refusal stays so.
                 self.idle += added.unwrap_or(0);

@@ -1,6 +1,6 @@
 //! A picture of the heap: one cell for each huge page of address space.
 
-use sysmem::Os;
+use sysmem::{Os, State};
 
 use crate::heap::{PageHeap, Pages, parts};
 use crate::standing::WHOLE;
@@ -22,7 +22,7 @@ pub struct MapCell {
     /// parts of pages that were given back in use, as many as a page count as one, here or in the next
     /// cells, so that the sum of all cells is right to a page.
     pub given_back: u16,
-    /// Pages of address space that were never mapped.
+    /// Pages of address space that were never mapped, or are [lost](crate::Statistics::lost).
     pub unmapped: u16,
 }
 
@@ -62,7 +62,7 @@ impl<O: Os + Clone> Pages<O> {
                     for (from, len) in block.in_use_runs(at, len) {
                         let first = number * WHOLE + from;
                         let (from, to) = (region.offset_of(first), region.offset_of(first + len));
-                        parts_of_pages += region.prepared_bytes(from, to);
+                        parts_of_pages += region.bytes_in(State::Prepared, from, to);
                     }
                     gone = ((parts_of_pages >> shift) as usize).min(in_use);
                     parts_of_pages -= (gone as u64) << shift;

@@ -4,20 +4,26 @@
 //! The pages stay the owner's. Only the books know the difference: what was given back is Prepared,
 //! not Ready, and does not count against a limit.
 
+#[cfg(doc)]
+use sysmem::ErrorKind;
 use sysmem::{Error, Os, PageRange};
 
 use crate::heap::PageHeap;
+use crate::lost::is_loss;
 
 impl<O: Os + Clone> PageHeap<O> {
     /// Gives the memory of ranges inside runs back to the system, in order; returns how many ranges
     /// went before the system refused. Ranges are whole pages of the system, and quickest when those
     /// of one reservation come together.
     ///
+    /// A refusal in whose middle the system lost a range ([`ErrorKind::Lost`]) counts that range as
+    /// gone: it may be another's, and `use_again` refuses it for ever.
+    ///
     /// # Safety
     ///
     /// Every range lies in a run of this heap. It is Ready, and from now on nothing touches it
-    /// before [`use_again`](PageHeap::use_again); its contents are forfeit. The run is not freed,
-    /// extended or shrunk meanwhile.
+    /// before [`use_again`](PageHeap::use_again) succeeded; its contents are forfeit. The run is not
+    /// freed, extended or shrunk meanwhile.
     pub unsafe fn give_back_in_use(&self, ranges: &[PageRange]) -> usize {
         let _releasing = self.releasing.lock(&self.os);
         let mut gone = 0;
@@ -27,6 +33,10 @@ impl<O: Os + Clone> PageHeap<O> {
             let page_of = |range: &PageRange| range.start.addr() >> self.page_shift();
             let Some(index) = pages.regions.find(page_of(&rest[0])) else { break };
             let region = &pages.regions[index];
+            if region.lost {
+                pages.counts.failed_releases += 1;
+                break;
+            }
             let inside = |range: &PageRange| region.contains(page_of(range));
             let len = rest.iter().position(|range| !inside(range)).unwrap_or(rest.len());
             let reservation = region.reservation_ptr();
@@ -47,8 +57,14 @@ impl<O: Os + Clone> PageHeap<O> {
             gone += done;
             match answer {
                 Ok(()) => pages.counts.releases += 1,
-                Err(_) => {
+                Err(stopped) => {
                     pages.counts.failed_releases += 1;
+                    if is_loss(&stopped.error) {
+                        gone += 1;
+                        if let Some(index) = pages.regions.find(page_of(&rest[0])) {
+                            pages.note_refusal(index, &stopped.error);
+                        }
+                    }
                     break;
                 }
             }
@@ -58,7 +74,9 @@ impl<O: Os + Clone> PageHeap<O> {
 
     /// Makes a range Ready again that [`give_back_in_use`](PageHeap::give_back_in_use) took; its
     /// contents are as for a [`Run`](crate::Run) that was given back. Fails as
-    /// [`allocate`](PageHeap::allocate) does, and changes nothing then.
+    /// [`allocate`](PageHeap::allocate) does, and changes nothing then; with [`ErrorKind::Lost`] where
+    /// the system lost a part of the reservation: then the range is never memory again, and the run
+    /// never freed.
     ///
     /// # Safety
     ///
@@ -72,7 +90,8 @@ impl<O: Os + Clone> PageHeap<O> {
         }
         let offset = range.start.addr() - (pages.regions[index].start << shift);
         // SAFETY: the caller's promise.
-        unsafe { pages.regions[index].reservation().used_shared(offset, range.len) }?;
+        let used = unsafe { pages.regions[index].reservation().used_shared(offset, range.len) };
+        used.inspect_err(|error| pages.note_refusal(index, error))?;
         pages.given_back_in_use -= range.len;
         Ok(())
     }

@@ -26,6 +26,7 @@ mod heap;
 mod heap_map;
 mod in_use;
 mod limit;
+mod lost;
 mod metadata;
 mod misuse;
 mod options;

@@ -22,6 +22,8 @@ pub(crate) struct Region<O: Os> {
     pub(crate) mapped: usize,
     /// Whether what is not mapped is room for one run to grow into.
     pub(crate) kept: bool,
+    /// The reservation refuses every call, because the system lost a part of it.
+    pub(crate) lost: bool,
     /// Lies in a piece of metadata of its own, so that calls to the system can use it outside the
     /// lock while the list of regions changes.
     reservation: NonNull<Reservation<O>>,
@@ -55,6 +57,7 @@ impl<O: Os + Clone> Region<O> {
             end: start + npages,
             mapped: start,
             kept,
+            lost: false,
             reservation: place,
             shift,
             stretches: 0,
@@ -85,12 +88,12 @@ impl<O: Os + Clone> Region<O> {
         (page - self.start) << self.shift
     }
 
-    /// The bytes from one offset to another that are Prepared.
-    pub(crate) fn prepared_bytes(&self, mut at: usize, end: usize) -> u64 {
+    /// The bytes from one offset to another that are in a state.
+    pub(crate) fn bytes_in(&self, state: State, mut at: usize, end: usize) -> u64 {
         let mut bytes = 0;
-        while let Some((state, _, to)) = self.reservation().state(at).filter(|_| at < end) {
+        while let Some((found, _, to)) = self.reservation().state(at).filter(|_| at < end) {
             let to = to.min(end);
-            bytes += if state == State::Prepared { (to - at) as u64 } else { 0 };
+            bytes += if found == state { (to - at) as u64 } else { 0 };
             at = to;
         }
         bytes

@@ -241,10 +241,13 @@ impl<O: Os + Clone> PageHeap<O> {
         let answer = unsafe { reservation.unused_batch_shared(&ranges[..batch.len], how) };
         let done = answer.map_or_else(|stopped| stopped.done, |()| batch.len);
         let zero = self.os.unused_contract(how).contents == Contents::Zero;
+        let start = batch.ranges()[0].0;
         let mut pages = self.lock();
+        if let (Err(stopped), Some(index)) = (&answer, pages.regions.find(start)) {
+            pages.note_refusal(index, &stopped.error);
+        }
         let released = pages.put_back_batch(batch, done, zero);
         // What is left of a reservation without any memory is address space.
-        let start = batch.ranges()[0].0;
         let shift = self.page_shift();
         let is_empty = |&index: &usize| pages.idle_of_returnable(index, shift) == Some(0);
         let region = pages.regions.find(start).filter(is_empty);
@@ -280,6 +283,9 @@ impl<O: Os + Clone> Pages<O> {
                 }
                 continue;
             };
+            if self.lose_first_idle(number) {
+                continue;
+            }
             if batch.len == 0 {
                 // A reservation that is to go as a whole goes in one call.
                 let page = self.tree.block(number).and_then(|block| block.idle_runs().next());
@@ -328,12 +334,20 @@ impl<O: Os + Clone> Pages<O> {
         true
     }
 
-    /// Makes the pages of a batch free again, of which the first `done` ranges were given back.
-    /// Returns how many pages that was.
+    /// Makes the pages of a batch free again, of which the first `done` ranges were given back; if
+    /// their reservation is lost, all of them are out of the heap. Returns how many pages that was.
     fn put_back_batch(&mut self, batch: &Batch, done: usize, zero: bool) -> usize {
         let mut released = 0;
+        let index = self.regions.find(batch.ranges()[0].0);
+        let are_lost = index.is_some_and(|index| self.regions[index].lost);
         for (number, &(first, npages)) in batch.ranges().iter().enumerate() {
             let now = if number < done { Now::GivenBack { zero } } else { Now::Unchanged };
+            if are_lost {
+                self.leaving -= npages;
+                self.lose(npages);
+                released += if number < done { npages } else { 0 };
+                continue;
+            }
             for (block, at, len) in parts(first, npages) {
                 self.tree.change(block, |block| block.put_back(at, len, now));
             }

@@ -26,9 +26,12 @@ impl<O: Os + Clone> Returning<O> {
 }
 
 impl<O: Os + Clone> Pages<O> {
-    /// The free and backed pages of a region that is wholly free.
+    /// The free and backed pages of a region that is wholly free and may be returned.
     pub(crate) fn idle_of_free(&self, index: usize) -> Option<usize> {
         let region = &self.regions[index];
+        if region.lost {
+            return None;
+        }
         let mut idle = 0;
         for (block, at, len) in parts(region.first, region.mapped - region.first) {
             let block = self.tree.block(block).filter(|block| block.are_free(at, len))?;

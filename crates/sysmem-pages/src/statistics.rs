@@ -7,8 +7,8 @@ use crate::heap::Pages;
 /// What a page heap says at one moment. The first group is in bytes, the second tells how
 /// dense huge pages are, the third counts events since the heap was made.
 ///
-/// `reserved` is the sum of `in_use`, `cached`, `free_backed`, `given_back`, `releasing` and
-/// `unmapped`.
+/// `reserved` is the sum of `in_use`, `cached`, `free_backed`, `given_back`, `releasing`, `unmapped`
+/// and `lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Handed out.
@@ -28,6 +28,10 @@ pub struct Statistics {
     pub releasing: u64,
     /// Address space that was never mapped.
     pub unmapped: u64,
+    /// Address space that the heap hands out no more, nor returns, because the system lost a part of
+    /// the reservation while memory of it was given back or mapped
+    /// ([`ErrorKind::Lost`](sysmem::ErrorKind::Lost)).
+    pub lost: u64,
     /// Address space.
     pub reserved: u64,
     /// The heap's own records, beside all of these.
@@ -118,7 +122,8 @@ impl<O: Os + Clone> Pages<O> {
             given_back: bytes(mapped - self.in_use - self.idle - self.leaving),
             releasing: bytes(self.leaving),
             unmapped: bytes(npages - mapped),
-            reserved: bytes(npages),
+            lost: bytes(self.lost),
+            reserved: bytes(npages + self.lost),
             metadata: self.metadata.bytes() as u64,
             soft_limit,
             hard_limit,

@@ -41,7 +41,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// For tests and debugging: it holds the lock all the while.
     pub fn verify(&self) -> Result<(), Inconsistency> {
         let pages = self.lock();
-        pages.verify_regions(self.page_shift())?;
+        let lost = pages.verify_regions(self.page_shift())?;
         pages.verify_caches(self.page_shift())?;
         let statistics = pages.statistics(self.page_shift());
         if pages.leaving != 0 || pages.departing != 0 || pages.giving_back_in_use {
@@ -49,12 +49,15 @@ impl<O: Os + Clone> PageHeap<O> {
         }
         let in_use = statistics.in_use + statistics.cached;
         let ready = in_use + statistics.free_backed - statistics.in_use_given_back;
+        let ready = ready + lost[State::Ready as usize];
         let prepared = statistics.given_back + statistics.in_use_given_back;
+        let prepared = prepared + lost[State::Prepared as usize];
+        let reserved = statistics.unmapped + lost[State::Reserved as usize];
         let (heap, metadata) = (self.accounts.heap.figures(), self.accounts.metadata.figures());
         for (what, kept, counted) in [
             ("bytes Ready on its account", ready, heap.ready),
             ("bytes Prepared on its account", prepared, heap.prepared),
-            ("bytes Reserved on its account", statistics.unmapped, heap.reserved),
+            ("bytes Reserved on its account", reserved, heap.reserved),
             ("bytes Ready on its metadata account", statistics.metadata, metadata.ready),
         ] {
             equal(what, 0, kept, counted)?;
@@ -64,7 +67,8 @@ impl<O: Os + Clone> PageHeap<O> {
 }
 
 impl<O: Os + Clone> Pages<O> {
-    fn verify_regions(&self, shift: u32) -> Result<(), Inconsistency> {
+    /// Returns the bytes that are lost, by the state that their reservations record.
+    fn verify_regions(&self, shift: u32) -> Result<[u64; 3], Inconsistency> {
         self.tree.check().map_err(|(what, block, kept, counted)| Inconsistency {
             what,
             address: (block * WHOLE) << shift,
@@ -73,9 +77,10 @@ impl<O: Os + Clone> Pages<O> {
         })?;
         let (mut in_use, mut idle, mut reserved, mut mapped, mut before) = (0, 0, 0, 0, 0);
         let mut given_back_in_use = 0;
+        let mut lost = [0; 3];
         for region in self.regions.iter() {
             if region.start < before {
-                return equal("the order of reservations", region.start << shift, 1, 0);
+                equal("the order of reservations", region.start << shift, 1, 0)?;
             }
             before = region.start + region.npages;
             reserved += region.npages as u64;
@@ -90,7 +95,18 @@ impl<O: Os + Clone> Pages<O> {
                 }
                 if kind == PageKind::InUse {
                     let (from, to) = (region.offset_of(at), region.offset_of(end));
-                    given_back_in_use += region.prepared_bytes(from, to);
+                    given_back_in_use += region.bytes_in(State::Prepared, from, to);
+                    at = end;
+                    continue;
+                }
+                if kind == PageKind::Absent && region.lost {
+                    let (from, to) = (region.offset_of(at), region.offset_of(end));
+                    for state in [State::Reserved, State::Prepared, State::Ready] {
+                        lost[state as usize] += region.bytes_in(state, from, to);
+                    }
+                    reserved -= (end - at) as u64;
+                    let mapped_end = end.min(region.mapped);
+                    mapped -= mapped_end.saturating_sub(at.max(region.first)) as u64;
                     at = end;
                     continue;
                 }
@@ -105,7 +121,7 @@ impl<O: Os + Clone> Pages<O> {
                 if !same && self.leaving == 0 {
                     let found = found.map_or(u64::MAX, |(state, ..)| state as u64);
                     let what = "the state of pages (0 Reserved, 1 Prepared, 2 Ready)";
-                    return equal(what, at << shift, expected as u64, found);
+                    equal(what, at << shift, expected as u64, found)?;
                 }
                 at = end;
             }
@@ -116,11 +132,14 @@ impl<O: Os + Clone> Pages<O> {
         }
         equal("pages in use", 0, self.in_use as u64, in_use)?;
         equal("pages free and backed", 0, self.idle as u64, idle)?;
-        if self.departing != 0 {
-            return Ok(());
+        let any_lost = self.regions.iter().any(|region| region.lost);
+        if self.departing != 0 || any_lost && self.leaving != 0 {
+            return Ok(lost);
         }
         equal("pages reserved", 0, self.reserved as u64, reserved)?;
-        equal("pages mapped", 0, self.mapped as u64, mapped)
+        equal("pages mapped", 0, self.mapped as u64, mapped)?;
+        equal("bytes lost", 0, (self.lost as u64) << shift, lost.iter().sum())?;
+        Ok(lost)
     }
 
     /// What a page is, and the first page after it, up to `end`, that is something else.
