@@ -32,7 +32,12 @@ const LENGTHS: [usize; 32] = [
 enum Page {
     Unmapped,
     InUse,
-    Free { backed: bool, dirty: bool },
+    Free {
+        backed: bool,
+        dirty: bool,
+    },
+    /// Of a reservation that the system lost a part of, and out of the heap for good.
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +96,8 @@ struct Model<S: System> {
     setting: Setting,
     page_size: usize,
     regions: BTreeMap<usize, Vec<Page>>,
+    /// Those of them that the system lost a part of.
+    lost: BTreeSet<usize>,
     /// Huge pages of which a part was given back while others stayed.
     broken: BTreeSet<usize>,
     held: Vec<Held>,
@@ -119,6 +126,7 @@ impl<S: System> Model<S> {
             setting,
             page_size,
             regions,
+            lost: BTreeSet::new(),
             broken: BTreeSet::new(),
             held: Vec::new(),
             stamps: 0,
@@ -148,7 +156,9 @@ impl<S: System> Model<S> {
         if returned && self.setting.refusals {
             // An allocation that is refused address space returns all that is free and may get
             // the same place again.
-            self.regions.retain(|_, pages| pages.contains(&Page::InUse));
+            let lost = &self.lost;
+            self.regions
+                .retain(|start, pages| pages.contains(&Page::InUse) || lost.contains(start));
         } else if returned {
             self.regions.retain(|start, pages| {
                 let stays = registered.contains_key(start);
@@ -167,6 +177,15 @@ impl<S: System> Model<S> {
         for (&start, &len) in &registered {
             let pages =
                 regions.entry(start).or_insert_with(|| vec![Page::Unmapped; len / self.page_size]);
+            if self.lost.contains(&start) {
+                continue;
+            }
+            if self.os.registry().find(start).unwrap().is_lost() {
+                self.lost.insert(start);
+                let others = pages.iter_mut().filter(|page| **page != Page::InUse);
+                others.for_each(|page| *page = Page::Lost);
+                continue;
+            }
             for (index, page) in pages.iter_mut().enumerate() {
                 let address = start + index * self.page_size;
                 match *page {
@@ -207,6 +226,32 @@ impl<S: System> Model<S> {
         let options = self.setting.options;
         options == options.huge_pages(HugePages::Advise)
             && self.setting.settings.huge_page_size == Some(WHOLE * self.page_size)
+    }
+
+    /// What was freed in a lost reservation is out of the heap too when it would be given back.
+    fn lose_freed(&mut self) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let mut cells = vec![MapCell::default(); self.heap.map(&mut [])];
+        self.heap.map(&mut cells);
+        let free = |cell: &MapCell| (cell.address / (WHOLE * self.page_size), cell.free_backed);
+        let told: BTreeMap<usize, u16> = cells.iter().map(free).collect();
+        let is_idle = |page: &Page| matches!(page, Page::Free { backed: true, .. });
+        for (number, pages) in self.blocks() {
+            let idle = pages.iter().filter(|page| is_idle(&page.1)).count();
+            if idle == told[&number] as usize {
+                continue;
+            }
+            for start in &self.lost {
+                let first = start / self.page_size;
+                let pages = self.regions.get_mut(start).unwrap();
+                let from = (number * WHOLE).saturating_sub(first).min(pages.len());
+                let end = ((number + 1) * WHOLE).saturating_sub(first).min(pages.len());
+                let freed = pages[from..end].iter_mut().filter(|page| is_idle(page));
+                freed.for_each(|page| *page = Page::Lost);
+            }
+        }
     }
 
     /// A huge page of which nothing or all is backed is not broken.
@@ -426,7 +471,8 @@ impl<S: System> Model<S> {
     fn released(&mut self, released: usize) {
         let now = self.heap.statistics();
         assert_eq!(now.released - self.before.released, released as u64);
-        assert_eq!(self.before.free_backed - now.free_backed, released as u64);
+        let gone = self.before.free_backed - now.free_backed;
+        assert!(gone == released as u64 || gone > released as u64 && now.lost > self.before.lost);
         self.take_over();
     }
 
@@ -443,7 +489,10 @@ impl<S: System> Model<S> {
                 // Where `used` is a call, it may be refused.
                 let needed = matches!(error.operation(), Operation::Alloc | Operation::Used);
                 let free_pages_suffice = !needed;
-                assert!(expected.is_none() || !free_pages_suffice, "a run would fit: {error}");
+                let none_fits = expected.is_none()
+                    || self.heap.statistics().lost > self.before.lost
+                    || !free_pages_suffice;
+                assert!(none_fits, "a run would fit: {error}");
                 assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
                 return;
             }
@@ -499,14 +548,18 @@ impl<S: System> Model<S> {
     /// Holds the heap's figures and the accounts against the model, and the heap against itself.
     fn check(&mut self) {
         self.heap.verify().unwrap_or_else(|error| panic!("{error}"));
+        self.lose_freed();
+        self.mend();
         let now = self.heap.statistics();
         let mut model = Statistics { in_use: 0, ..now };
         (model.free_backed, model.given_back, model.unmapped, model.reserved) = (0, 0, 0, 0);
+        model.lost = 0;
         let page_size = self.page_size as u64;
         for page in self.regions.values().flatten() {
             model.reserved += page_size;
             match page {
                 Page::Unmapped => model.unmapped += page_size,
+                Page::Lost => model.lost += page_size,
                 Page::InUse => model.in_use += page_size,
                 Page::Free { backed: true, .. } => model.free_backed += page_size,
                 Page::Free { backed: false, .. } => model.given_back += page_size,
@@ -517,9 +570,11 @@ impl<S: System> Model<S> {
         assert_eq!(now, model);
         self.check_map(&model);
         let figures = self.accounts.heap.figures();
-        assert_eq!(figures.ready, model.in_use + model.free_backed);
-        assert_eq!(figures.prepared, model.given_back);
-        assert_eq!(figures.reserved, model.unmapped);
+        let states = [figures.ready, figures.prepared, figures.reserved];
+        // What is lost keeps the states that it had.
+        let known = [model.in_use + model.free_backed, model.given_back, model.unmapped];
+        assert_eq!(states.iter().sum::<u64>(), known.iter().sum::<u64>() + model.lost);
+        assert!(states.iter().zip(known).all(|(&booked, known)| booked >= known));
         assert_eq!(self.accounts.metadata.figures().ready, now.metadata);
         self.before = now;
     }
@@ -536,7 +591,7 @@ impl<S: System> Model<S> {
         assert_eq!(bytes(|cell| cell.in_use), model.in_use);
         assert_eq!(bytes(|cell| cell.free_backed), model.free_backed);
         assert_eq!(bytes(|cell| cell.given_back), model.given_back);
-        assert_eq!(bytes(|cell| cell.unmapped), model.unmapped);
+        assert_eq!(bytes(|cell| cell.unmapped), model.unmapped + model.lost);
         for cell in &cells {
             let end = cell.address + WHOLE * self.page_size;
             let (start, len) =
@@ -567,10 +622,13 @@ impl<S: System> Model<S> {
         self.heap.verify().unwrap();
         drop(self.heap);
         let left = self.kernel.kernel().totals().mapped - self.os.registry().metadata_bytes();
-        assert!(left <= self.not_unmapped.load(Relaxed), "{left} bytes stay mapped");
-        for account in [&self.accounts.heap, &self.accounts.metadata] {
+        let lost: usize =
+            self.lost.iter().map(|start| self.regions[start].len() * self.page_size).sum();
+        let may_stay = self.not_unmapped.load(Relaxed) + lost;
+        assert!(left <= may_stay, "{left} bytes stay mapped");
+        for (account, stays) in [(&self.accounts.heap, lost), (&self.accounts.metadata, 0)] {
             let figures = account.figures();
-            assert_eq!((figures.reserved, figures.prepared, figures.ready), (0, 0, 0));
+            assert_eq!(figures.reserved + figures.prepared + figures.ready, stays as u64);
         }
         self.kernel.kernel().verify();
     }

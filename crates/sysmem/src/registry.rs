@@ -208,7 +208,7 @@ impl Registry {
         let mut lost = None;
         for found in self.reservations() {
             if address.checked_sub(found.start).is_some_and(|at| at < found.len) {
-                if !found.entry.lost.load(Relaxed) {
+                if !found.is_lost() {
                     return Some(found);
                 }
                 lost = Some(found);
@@ -402,6 +402,12 @@ impl Registered<'_> {
         self.account
     }
 
+    /// Whether every operation on it is refused with [`ErrorKind::Lost`](crate::ErrorKind::Lost): a
+    /// part of it may be another's.
+    pub fn is_lost(&self) -> bool {
+        self.entry.lost.load(Relaxed)
+    }
+
     /// The state and protection of the page that holds `address`, `None` outside.
     pub fn state_at(&self, address: usize, os: &impl Os) -> Option<(State, Protection)> {
         let offset = address.checked_sub(self.start).filter(|&offset| offset < self.len)?;
@@ -449,7 +455,7 @@ impl Registered<'_> {
     #[track_caller]
     pub unsafe fn fault(&self, os: &impl Os) -> Result<usize, Error> {
         let range = PageRange::new(ptr::with_exposed_provenance_mut(self.start), self.len);
-        if self.entry.lost.load(Relaxed) {
+        if self.is_lost() {
             return Err(lost(Operation::Fault, self.start, self.len));
         }
         // SAFETY: the reservation is this system's, and the caller gives it up.

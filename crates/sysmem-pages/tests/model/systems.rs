@@ -16,19 +16,12 @@ pub trait System: sim::System {
     fn os(kernel: Kernel<Self>) -> Self::Os;
 
     /// What the kernel answers to a call when it is out of memory, `None` for a call that is not to
-    /// fail. While a range is being replaced, a second refusal loses it, which is no matter of this
-    /// test: so does a fixed mapping that is refused without having removed what was there, and then
-    /// what takes the hole again, opens it or looks at it.
+    /// fail.
     fn exhausted(call: &Call) -> Option<Errno> {
         const KERN_NO_SPACE: Errno = Errno(3);
         const ERROR_NOT_ENOUGH_MEMORY: Errno = Errno(8);
         const MEM_RELEASE: u32 = 0x8000;
-        let linux = Self::KERNEL == calls::Kernel::Linux;
         match call {
-            Call::Mmap { address, .. } if *address != 0 => linux.then_some(ENOMEM),
-            Call::Mprotect { .. } | Call::Mincore { .. } | Call::Minherit { .. } => {
-                linux.then_some(ENOMEM)
-            }
             Call::MachVmMap { .. } => Some(KERN_NO_SPACE),
             Call::VirtualFree { kind: MEM_RELEASE, .. } => None,
             _ if Self::KERNEL == calls::Kernel::Windows => Some(ERROR_NOT_ENOUGH_MEMORY),

@@ -265,8 +265,7 @@ impl Bsd for FreeBsd {
     fn mincore_byte(machine: &Machine, page: usize) -> u8 {
         let byte = page_byte(machine, page);
         let Some(superpage) = superpage(machine, page) else { return byte };
-        let others = superpage.step_by(machine.page_size()).filter(|&other| other != page);
-        let whole = |byte| others.clone().all(|other| in_superpage(machine, other) == Some(byte));
+        let whole = |byte| are_alike_beside(machine, superpage.clone(), page, byte);
         match byte {
             // Alike with all pages around: a superpage.
             INCORE_IN_USE | INCORE_CLEAN if whole(byte) => byte | SUPERPAGE,
@@ -312,10 +311,12 @@ fn superpage(machine: &Machine, page: usize) -> Option<Range<usize>> {
     (mapping.start <= start && start + size <= mapping.end).then_some(start..start + size)
 }
 
-/// What mincore tells of a page, `None` where it is not in memory.
-fn in_superpage(machine: &Machine, page: usize) -> Option<u8> {
-    let resident = machine.resident_pages(page..page + machine.page_size());
-    (!resident.is_empty()).then(|| page_byte(machine, page))
+/// Whether all pages of a superpage but one are in memory, and mincore tells this of each.
+fn are_alike_beside(machine: &Machine, superpage: Range<usize>, page: usize, byte: u8) -> bool {
+    let others = superpage.len() / machine.page_size() - 1;
+    let mut resident = machine.resident_pages(superpage);
+    resident.retain(|&other| other != page);
+    resident.len() == others && resident.iter().all(|&other| page_byte(machine, other) == byte)
 }
 
 /// The first byte of a mapping that becomes writable charges all that was mapped together with it,
