@@ -1,7 +1,7 @@
 //! The operations on address space, side by side with other crates' and bare calls: time, system
 //! calls, mappings left behind; and instructions against the bare calls.
 
-mod calls;
+pub mod calls;
 mod contestants;
 mod instructions;
 

@@ -41,6 +41,7 @@ fn name(number: u64) -> String {
         libc::SYS_munmap => "munmap".into(),
         libc::SYS_mprotect => "mprotect".into(),
         libc::SYS_madvise => "madvise".into(),
+        libc::SYS_process_madvise => "process_madvise".into(),
         _ => format!("call {number}"),
     }
 }

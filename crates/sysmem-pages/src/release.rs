@@ -124,7 +124,9 @@ struct Batch {
 impl Batch {
     /// Adds pages if there is room.
     fn add(&mut self, first: usize, npages: usize) -> bool {
-        let ranges = &mut self.ranges[..self.len];
+        // Idle runs of one huge page never touch each other.
+        let may_join = first % WHOLE == 0 || (first + npages) % WHOLE == 0;
+        let ranges = &mut self.ranges[..if may_join { self.len } else { 0 }];
         if let Some(range) = ranges.iter_mut().find(|range| first + npages == range.0) {
             *range = (first, range.1 + npages);
         } else if let Some(range) = ranges.iter_mut().find(|range| range.0 + range.1 == first) {

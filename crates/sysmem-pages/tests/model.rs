@@ -441,7 +441,6 @@ impl<S: System> Model<S> {
                 let all = self.before.free_backed as usize;
                 assert!(released == all || self.setting.refusals);
                 self.released(released);
-                self.heap.verify_residency().unwrap();
             }
             Step::FailSoon { calls } if self.setting.refusals => {
                 let not_unmapped = self.not_unmapped.clone();
