@@ -68,9 +68,10 @@ enum Step {
         npages: usize,
     },
     ReleaseAll,
-    /// The given call from here fails.
+    /// The given call from here fails, and so many after it.
     FailSoon {
         calls: usize,
+        more: usize,
     },
     /// So many bytes beyond what is mapped may be, and be writable.
     Limit {
@@ -442,10 +443,10 @@ impl<S: System> Model<S> {
                 assert!(released == all || self.setting.refusals);
                 self.released(released);
             }
-            Step::FailSoon { calls } if self.setting.refusals => {
+            Step::FailSoon { calls, more } if self.setting.refusals => {
                 let not_unmapped = self.not_unmapped.clone();
                 self.kernel.fail_when(move |index, call| {
-                    if index != calls {
+                    if !(calls..=calls + more).contains(&index) {
                         return None;
                     }
                     if let Call::Munmap { len, .. } = call {
@@ -654,7 +655,7 @@ fn steps(longest: usize) -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<usize>(), 0usize..=400).prop_map(|(which, less)| Step::Shrink { which, less }),
         2 => (1usize..=600).prop_map(|npages| Step::Release { npages }),
         1 => Just(Step::ReleaseAll),
-        2 => (0usize..=6).prop_map(|calls| Step::FailSoon { calls }),
+        2 => (0usize..=6, 0usize..=2).prop_map(|(calls, more)| Step::FailSoon { calls, more }),
         1 => (0..=8 * MIB, 0..=4 * MIB)
             .prop_map(|(address_space, data)| Step::Limit { address_space, data }),
         1 => Just(Step::Pressure),
