@@ -26,8 +26,8 @@ pub(crate) struct Block {
     longest: u16,
     /// A part was given back while others stayed, and the system has not made it whole since.
     broken: bool,
-    /// The system was told not to make a huge page of it.
-    pub(crate) advised_against: bool,
+    /// The number of the scavenger's last look when it was broken, or could not be made whole.
+    broken_at: u32,
     /// The standing that the tree has it under.
     pub(crate) kept_standing: Standing,
 }
@@ -46,6 +46,8 @@ pub(crate) enum Now {
     GivenBack {
         /// Whether they will be found zero.
         zero: bool,
+        /// The number of the scavenger's last look.
+        look: u32,
     },
 }
 
@@ -185,6 +187,26 @@ impl Block {
         (self.free & self.backed).runs()
     }
 
+    /// Runs of free pages that are not backed.
+    pub(crate) fn given_back_runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        (self.free & !self.backed).runs()
+    }
+
+    /// The number of the scavenger's last look when it was broken, or could not be made whole.
+    pub(crate) fn broken_at(&self) -> u32 {
+        self.broken_at
+    }
+
+    /// Notes that the system made one huge page of it.
+    pub(crate) fn made_whole(&mut self) {
+        self.broken = false;
+    }
+
+    /// Notes that the system refused to.
+    pub(crate) fn stays_broken(&mut self, look: u32) {
+        self.broken_at = look;
+    }
+
     /// Notes that pages are mapped: free, not backed, zero or not.
     pub(crate) fn map(&mut self, at: usize, len: usize, zero: bool) {
         let pages = Bits::range(at, len);
@@ -215,7 +237,6 @@ impl Block {
         let added = (pages & !self.backed).count();
         self.backed |= pages;
         self.idle += added as u16;
-        self.broken &= self.advised_against || !(!self.backed).is_empty();
         added
     }
 
@@ -270,12 +291,13 @@ impl Block {
                 self.backed.add(at, len);
                 self.idle += len as u16;
             }
-            Now::GivenBack { zero } => {
+            Now::GivenBack { zero, look } => {
                 self.zero.remove(at, len);
                 if zero {
                     self.zero.add(at, len);
                 }
                 self.broken = !self.backed.is_empty();
+                self.broken_at = look;
             }
         }
         let (begin, end) = self.free.run_around(at);

@@ -111,6 +111,8 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) leaving: usize,
     /// Regions that were taken out of the list and are being returned outside the lock.
     pub(crate) departing: usize,
+    /// The huge page that the system is just making whole, outside the lock.
+    pub(crate) collapsing: Option<usize>,
     /// Bytes in use whose memory was given back, and whether more is just going.
     pub(crate) given_back_in_use: usize,
     pub(crate) giving_back_in_use: bool,
@@ -143,6 +145,8 @@ pub(crate) struct Counts {
     pub(crate) releases: u64,
     pub(crate) failed_releases: u64,
     pub(crate) released_pages: u64,
+    pub(crate) collapses: u64,
+    pub(crate) failed_collapses: u64,
     /// In bytes.
     pub(crate) released_in_use: u64,
     pub(crate) scavenger: ScavengerWork,
@@ -163,6 +167,8 @@ impl<O: Os + Clone> PageHeap<O> {
             releases: 0,
             failed_releases: 0,
             released_pages: 0,
+            collapses: 0,
+            failed_collapses: 0,
             released_in_use: 0,
             scavenger: ScavengerWork {
                 releases: 0,
@@ -183,6 +189,7 @@ impl<O: Os + Clone> PageHeap<O> {
             idle: 0,
             leaving: 0,
             departing: 0,
+            collapsing: None,
             given_back_in_use: 0,
             giving_back_in_use: false,
             counts,

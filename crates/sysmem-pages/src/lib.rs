@@ -20,6 +20,7 @@ extern crate std;
 
 mod bits;
 mod block;
+mod collapse;
 mod free_runs;
 mod grow;
 mod heap;

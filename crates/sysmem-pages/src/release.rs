@@ -20,7 +20,7 @@ use crate::scavenger::QUIET_LOOKS;
 use crate::standing::{RELEASE_ORDER, WHOLE, WHOLE_CLASS};
 
 /// The ranges of one call: a KiB on the stack.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// A reservation goes whole for up to this part more than was asked for.
 const SLACK: usize = 8;
@@ -113,17 +113,20 @@ enum Work<O: Os> {
 }
 
 /// Ranges for one call, in no order: pages and how many.
-struct Batch {
+pub(crate) struct Batch {
     ranges: [(usize, usize); BATCH],
     len: usize,
-    npages: usize,
+    pub(crate) npages: usize,
     /// The region that all of them lie in.
     region: Option<usize>,
 }
 
 impl Batch {
+    pub(crate) const EMPTY: Batch =
+        Batch { ranges: [(0, 0); BATCH], len: 0, npages: 0, region: None };
+
     /// Adds pages if there is room.
-    fn add(&mut self, first: usize, npages: usize) -> bool {
+    pub(crate) fn add(&mut self, first: usize, npages: usize) -> bool {
         // Idle runs of one huge page never touch each other.
         let may_join = first % WHOLE == 0 || (first + npages) % WHOLE == 0;
         let ranges = &mut self.ranges[..if may_join { self.len } else { 0 }];
@@ -190,7 +193,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// One call to the system. `want` says how many idle pages should go. Returns how many went.
     /// The caller holds the lock `releasing`.
     fn release_batch(&self, search: &mut Search, want: impl FnOnce(&Pages<O>) -> usize) -> usize {
-        let mut batch = Batch { ranges: [(0, 0); BATCH], len: 0, npages: 0, region: None };
+        let mut batch = Batch::EMPTY;
         let mut pages = self.lock();
         let want = want(&pages);
         let Some(work) = pages.choose(want, search, &mut batch, self.page_shift()) else {
@@ -230,7 +233,12 @@ impl<O: Os + Clone> PageHeap<O> {
     }
 
     /// Gives back the pages of a batch; how many were, and whether the system refused.
-    fn give_back(&self, reservation: NonNull<Reservation<O>>, batch: &Batch) -> (usize, bool) {
+    /// The caller holds the lock `releasing`.
+    pub(crate) fn give_back(
+        &self,
+        reservation: NonNull<Reservation<O>>,
+        batch: &Batch,
+    ) -> (usize, bool) {
         let how = self.options.give_back;
         let mut ranges = [PageRange::new(core::ptr::null_mut(), 0); BATCH];
         for (range, &(first, npages)) in ranges.iter_mut().zip(batch.ranges()) {
@@ -338,12 +346,13 @@ impl<O: Os + Clone> Pages<O> {
 
     /// Makes the pages of a batch free again, of which the first `done` ranges were given back; if
     /// their reservation is lost, all of them are out of the heap. Returns how many pages that was.
-    fn put_back_batch(&mut self, batch: &Batch, done: usize, zero: bool) -> usize {
+    pub(crate) fn put_back_batch(&mut self, batch: &Batch, done: usize, zero: bool) -> usize {
+        let look = self.look;
         let mut released = 0;
         let index = self.regions.find(batch.ranges()[0].0);
         let are_lost = index.is_some_and(|index| self.regions[index].lost);
         for (number, &(first, npages)) in batch.ranges().iter().enumerate() {
-            let now = if number < done { Now::GivenBack { zero } } else { Now::Unchanged };
+            let now = if number < done { Now::GivenBack { zero, look } } else { Now::Unchanged };
             if are_lost {
                 self.leaving -= npages;
                 self.lose(npages);

@@ -147,7 +147,7 @@ mod tests {
         };
         change(&|block| block.put_back(0, WHOLE, Now::Dirty { look: 0 }));
         change(&|block| block.take_leaving(0, WHOLE));
-        change(&|block| block.put_back(0, WHOLE, Now::GivenBack { zero: true }));
+        change(&|block| block.put_back(0, WHOLE, Now::GivenBack { zero: true, look: 0 }));
         let found = heap.verify_residency().unwrap_err();
         assert_eq!(found.address, run.start.addr().get());
         assert_eq!(found.counted, told.in_use);

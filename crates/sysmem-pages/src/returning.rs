@@ -26,10 +26,11 @@ impl<O: Os + Clone> Returning<O> {
 }
 
 impl<O: Os + Clone> Pages<O> {
-    /// The free and backed pages of a region that is wholly free and may be returned.
+    /// The free and backed pages of a region that is wholly free and may be returned: no call works
+    /// on it.
     pub(crate) fn idle_of_free(&self, index: usize) -> Option<usize> {
         let region = &self.regions[index];
-        if region.lost {
+        if region.lost || self.collapsing.is_some_and(|number| region.contains(number * WHOLE)) {
             return None;
         }
         let mut idle = 0;

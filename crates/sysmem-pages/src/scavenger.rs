@@ -6,12 +6,14 @@
 //! second while there is something to give back, and sleeps while there is not:
 //!
 //! - What was in use at the peaks of the last half second is held back: a load that goes up and
-//!   down faster than that keeps its memory. A sixteenth of what is in use, or 1 MiB, always stays.
+//!   down faster than that keeps its memory. A twelfth of what is in use (8 %), or 1 MiB, always stays.
 //!   Where others wait for memory, nothing is held back.
 //! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
 //!   was handed out from it or freed to it for two looks.
 //! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
 //!   fills by 350 ms a minute. A call that cost more than was left is paid back before the next.
+//! - What is left goes to broken huge pages that are mostly in use again: they are made whole, one a
+//!   step (`collapse.rs`).
 //! - A cache that nobody used between two looks is drained, every cache where others wait for memory.
 //!
 //! The policy is an object without a thread: [`Scavenger::step`] does a few milliseconds' work and
@@ -21,7 +23,9 @@ use core::sync::atomic::Ordering::*;
 use core::time::Duration;
 
 use sysmem::Os;
+use sysmem::huge::HugePageControl;
 
+use crate::collapse::{Pass, Progress};
 use crate::heap::{PageHeap, Pages};
 use crate::release::Search;
 
@@ -40,15 +44,21 @@ const STEP: usize = 32 << 20;
 /// How long after a refusal the system is asked again.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
+/// How often broken huge pages are looked for that can be made whole.
+const COLLAPSE_EVERY: Duration = Duration::from_secs(1);
+
 /// As much stays free and backed whatever is in use, in bytes.
 const LEAST_KEPT: usize = 1 << 20;
 
-/// The part of what is in use that stays free and backed.
-const KEPT_DIVISOR: usize = 16;
+/// The part of what is in use that stays free and backed, in a hundred.
+const KEPT_PERCENT: usize = 8;
 
 /// CPU time that may be used at once, and what is added in a minute: together a hundredth of it.
 const BURST: Duration = Duration::from_millis(250);
 const ADDED_A_MINUTE: Duration = Duration::from_millis(350);
+
+/// What is left of that for giving back, whatever is made whole.
+const LEFT_BY_COLLAPSES: Duration = Duration::from_millis(100);
 
 /// Who gives free memory back by itself.
 pub(crate) enum Keeper {
@@ -89,6 +99,10 @@ pub struct Scavenger {
     looks: usize,
     next_look: Duration,
     search: Search,
+    pass: Pass,
+    next_pass: Duration,
+    /// A huge page may be made whole soon.
+    awaits_pass: bool,
     under_pressure: bool,
 }
 
@@ -101,6 +115,9 @@ impl Scavenger {
             looks: 0,
             next_look: Duration::ZERO,
             search: Search::DONE,
+            pass: Pass::NEW,
+            next_pass: Duration::ZERO,
+            awaits_pass: false,
             under_pressure: false,
         }
     }
@@ -109,7 +126,7 @@ impl Scavenger {
     /// more to do at once, `None` if there is nothing to do before the heap calls
     /// ([`PageHeap::wait_for_call`]). May be called earlier, too. From the first step on, freeing
     /// gives nothing back by itself.
-    pub fn step<O: Os + Clone>(&mut self, heap: &PageHeap<O>) -> Option<Duration> {
+    pub fn step<O: HugePageControl + Clone>(&mut self, heap: &PageHeap<O>) -> Option<Duration> {
         let (now, began) = (heap.os.monotonic_time(), heap.os.thread_cpu_time());
         let next = self.step_at(now, heap);
         self.charge(heap, began);
@@ -144,7 +161,11 @@ impl Scavenger {
         heap.lock().counts.scavenger.cpu_time += time;
     }
 
-    fn step_at<O: Os + Clone>(&mut self, now: Duration, heap: &PageHeap<O>) -> Option<Duration> {
+    fn step_at<O: HugePageControl + Clone>(
+        &mut self,
+        now: Duration,
+        heap: &PageHeap<O>,
+    ) -> Option<Duration> {
         if let Some(wait) = self.budget.wait(now) {
             return Some(wait);
         }
@@ -175,7 +196,17 @@ impl Scavenger {
             self.next_look = now + AFTER_REFUSAL;
             self.search.refused = false;
         }
-        if heap.lock().rest(heap.page_shift()) {
+        // Where others wait for memory, none is taken to make huge pages of.
+        if now >= self.next_pass && !under_pressure && self.budget.has(LEFT_BY_COLLAPSES) {
+            let most_idle = |pages: &Pages<O>| pages.most_rested(heap.page_shift());
+            let (next, waits) = match heap.collapse(&mut self.pass, most_idle) {
+                Progress::More => return Some(Duration::ZERO),
+                Progress::Refused => (AFTER_REFUSAL, false),
+                Progress::End { waits } => (COLLAPSE_EVERY, waits),
+            };
+            (self.next_pass, self.awaits_pass) = (now + next, waits);
+        }
+        if heap.lock().rest(heap.page_shift(), self.awaits_pass && !under_pressure) {
             return None;
         }
         Some(self.next_look.saturating_sub(now))
@@ -209,6 +240,11 @@ impl Budget {
         self.left = (self.left + added).min(BURST.as_nanos() as i64);
         (self.left <= 0)
             .then(|| Duration::from_nanos((1 - self.left) as u64 * Self::SLOWNESS as u64))
+    }
+
+    /// Whether as much is left, as of the last time it was filled.
+    fn has(&self, time: Duration) -> bool {
+        self.left >= time.as_nanos() as i64
     }
 
     fn spend(&mut self, time: Duration) {
@@ -263,14 +299,19 @@ impl<O: Os + Clone> Pages<O> {
 
     /// The pages that stay idle whatever was needed before.
     fn kept(&self, shift: u32) -> usize {
-        (LEAST_KEPT >> shift).max(self.in_use / KEPT_DIVISOR)
+        (LEAST_KEPT >> shift).max(self.in_use / 100 * KEPT_PERCENT)
     }
 
-    /// Lets the scavenger sleep if there is not much more than what stays anyway.
-    fn rest(&mut self, shift: u32) -> bool {
+    /// As many pages may be idle while the scavenger sleeps: not much more than what stays anyway.
+    fn most_rested(&self, shift: u32) -> usize {
         let kept = self.kept(shift);
-        let call_above = (kept + kept / 2).min(self.room_for_idle());
-        let rests = self.idle + self.caches.room <= call_above;
+        (kept + kept / 2).min(self.room_for_idle())
+    }
+
+    /// Lets the scavenger sleep if there is no more than that, and nothing is `awaited`.
+    fn rest(&mut self, shift: u32, awaited: bool) -> bool {
+        let call_above = self.most_rested(shift);
+        let rests = self.idle + self.caches.room <= call_above && !awaited;
         if rests {
             self.keeper = Keeper::Asleep { call_above };
         }

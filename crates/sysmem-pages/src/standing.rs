@@ -91,12 +91,16 @@ pub(crate) static RELEASE_ORDER: [usize; PARTIAL_RANKS] = {
     order
 };
 
-/// The sets: for each class those of its ranks, for the last one the free ones; then the set of huge
-/// pages with idle pages.
+/// The sets: for each class those of its ranks, for the last one the free ones; then those of
+/// huge pages with idle pages, and of broken ones that are dense.
 pub(crate) const FREE_SET: usize = WHOLE_CLASS * PARTIAL_RANKS;
 pub(crate) const GIVEN_BACK_SET: usize = FREE_SET + 1;
 pub(crate) const IDLE_SET: usize = GIVEN_BACK_SET + 1;
-pub(crate) const SETS: usize = IDLE_SET + 1;
+pub(crate) const DENSE_BROKEN_SET: usize = IDLE_SET + 1;
+pub(crate) const SETS: usize = DENSE_BROKEN_SET + 1;
+
+/// Pages in use from which on a huge page is dense.
+pub(crate) const DENSE: usize = WHOLE / 2;
 
 /// The set of a class and a partial rank.
 #[inline]
@@ -199,7 +203,7 @@ mod tests {
                 for flags in 0..4 {
                     let standing = Standing::new(in_use, longest, flags & 1 != 0, flags & 2 != 0);
                     let set = standing.set().unwrap();
-                    assert!(set < SETS && set != IDLE_SET);
+                    assert!(set < IDLE_SET);
                     assert_eq!(*sets.entry(set).or_insert(standing), standing);
                     assert_eq!(standing.is_whole(), longest == WHOLE);
                 }

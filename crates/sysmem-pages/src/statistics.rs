@@ -41,7 +41,8 @@ pub struct Statistics {
     /// The hard limit on the same.
     pub hard_limit: u64,
 
-    /// Handed out from huge pages that are intact: no part was given back while others stayed.
+    /// Handed out from huge pages that are intact: no part was given back while others stayed, or a
+    /// scavenger had the system make them whole since.
     pub in_use_intact: u64,
     /// Huge pages that are wholly free and in memory.
     pub free_huge_pages: u64,
@@ -70,6 +71,10 @@ pub struct Statistics {
     pub releases: u64,
     /// Calls that were to give memory back and that the system refused.
     pub failed_releases: u64,
+    /// Broken huge pages that the system made whole again.
+    pub collapses: u64,
+    /// Times that it was to and refused.
+    pub failed_collapses: u64,
     /// Bytes given back in all.
     pub released: u64,
     /// What of these three a scavenger did.
@@ -141,6 +146,8 @@ impl<O: Os + Clone> Pages<O> {
             returned_reservations: counts.returned_reservations,
             releases: counts.releases,
             failed_releases: counts.failed_releases,
+            collapses: counts.collapses,
+            failed_collapses: counts.failed_collapses,
             released: (counts.released_pages << shift) + counts.released_in_use,
             scavenger: counts.scavenger,
             mappings: self.regions.iter().map(|region| region.mappings() as u64).sum(),

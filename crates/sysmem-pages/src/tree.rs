@@ -17,8 +17,8 @@ use core::ptr;
 use crate::block::Block;
 use crate::free_runs::FreeRuns;
 use crate::standing::{
-    BROKEN, CLASSES, EIGHTHS, FREE, FREE_SET, GIVEN_BACK, GIVEN_BACK_SET, IDLE_SET, INTACT,
-    PARTIAL_RANKS, RANKS, SETS, Standing, set_of,
+    BROKEN, CLASSES, DENSE, DENSE_BROKEN_SET, EIGHTHS, FREE, FREE_SET, GIVEN_BACK, GIVEN_BACK_SET,
+    IDLE_SET, INTACT, PARTIAL_RANKS, RANKS, SETS, Standing, set_of,
 };
 
 mod check;
@@ -186,6 +186,9 @@ impl Tree {
         if before.1 != after.1 {
             self.set(&mut leaf.head, place.slot, IDLE_SET, after.1);
         }
+        if (before.0 >= DENSE) != (after.0 >= DENSE) {
+            self.set(&mut leaf.head, place.slot, DENSE_BROKEN_SET, after.0 >= DENSE);
+        }
         if old != new {
             self.stands(leaf, place.slot, old, new);
         }
@@ -232,7 +235,7 @@ impl Tree {
             }
             (above, slot) = (node.head.above, node.head.slot);
         }
-        if set == IDLE_SET {
+        if set >= IDLE_SET {
             return;
         }
         let (class, rank) = (set / PARTIAL_RANKS, set % PARTIAL_RANKS);
@@ -309,6 +312,13 @@ impl Tree {
     pub(crate) fn last_idle(&self, end: usize) -> Option<usize> {
         let sets = (IDLE_SET, IDLE_SET);
         // SAFETY: the root of this tree, and its height.
+        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
+    }
+
+    /// The last huge page before `end` that is broken and dense.
+    pub(crate) fn last_dense_broken(&self, end: usize) -> Option<usize> {
+        let sets = (DENSE_BROKEN_SET, DENSE_BROKEN_SET);
+        // SAFETY: as above.
         unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
     }
 

@@ -255,13 +255,12 @@ impl<S: System> Model<S> {
         }
     }
 
-    /// A huge page of which nothing or all is backed is not broken.
+    /// A huge page of which nothing is backed is not broken.
     fn mend(&mut self) {
         let blocks = self.blocks();
         self.broken.retain(|number| {
             let pages = blocks.get(number).map_or(&[][..], |pages| &pages[..]);
-            let backed = pages.iter().filter(|page| is_backed(page.1)).count();
-            backed != 0 && backed != WHOLE
+            pages.iter().any(|page| is_backed(page.1))
         });
     }
 

@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::free_runs::FreeRuns;
-use crate::standing::{IDLE_SET, RANKS, SETS};
+use crate::standing::{DENSE, DENSE_BROKEN_SET, IDLE_SET, RANKS, SETS};
 use crate::tree::{BITS, FANOUT, Head, Leaf, Node, Tree, child_len};
 
 /// What differs, the huge page it was found at, what is kept and what was counted.
@@ -77,6 +77,7 @@ unsafe fn check(
                 sets[set] |= 1 << slot;
             }
             sets[IDLE_SET] |= u64::from(block.idle() > 0) << slot;
+            sets[DENSE_BROKEN_SET] |= u64::from(block.in_use_broken() >= DENSE) << slot;
         }
         for (kept, counted) in leaf.head.sets.into_iter().zip(sets) {
             if kept != counted {
