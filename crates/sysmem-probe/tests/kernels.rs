@@ -149,7 +149,6 @@ fn every_promise_is_kept_by_simulated_linux_on_real_memory() {
             "alloc_huge: memory is zero, readable and writable",
             "fault: pages that a forked child shares",
             "inheritance: a forked child shares",
-            "seal: protection and place stay",
             "unused eagerly: pages that a forked child shares"
         ]
     );
