@@ -24,17 +24,16 @@ fn the_json_has_its_version_and_the_run() {
 #[test]
 fn the_peak_is_the_programs_own_however_it_ends() {
     let program = compile("peaks.c", &[]);
-    for (way, ending, source) in [
-        ("return", "exited", "published"),
-        ("_exit", "exited", "published"),
-        ("kill", "unknown", "sampled"),
-    ] {
+    for (way, ending) in [("return", "exited"), ("_exit", "exited"), ("kill", "unknown")] {
         let ran = run(&[program.as_os_str(), OsStr::new("64"), OsStr::new(way)]);
         let peak = ran.figure("/program/peak_resident/bytes");
         assert!((64 * MIB..80 * MIB).contains(&peak), "{way}: {peak}");
         assert!(ran.figure("/program/final_resident/bytes") < 16 * MIB, "{way}");
         assert_eq!(ran.text("/program/ending"), ending, "{way}");
-        assert_eq!(ran.text("/program/peak_resident/source"), source, "{way}");
+        // The greater of what it published and what was seen: counters that the kernel keeps for
+        // each processor let a sample see some pages more.
+        let source = ran.text("/program/peak_resident/source");
+        assert!(source == "sampled" || source == "published" && ending == "exited", "{way}");
     }
 }
 
