@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::allocators;
-use crate::measure::{Random, cpu_time, layout, median};
+use crate::measure::{self, Random, cpu_time, layout, median};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -49,8 +49,7 @@ struct Figures {
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut allocators = allocators::all()?;
-    allocators
-        .retain(|it| options.only.as_ref().is_none_or(|only| it.name.contains(only.as_str())));
+    allocators.retain(|it| measure::is_wanted(&options.only, &it.name));
     let mut figures: Vec<Vec<Figures>> = allocators.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.runs {
         for (allocator, figures) in allocators.iter().zip(&mut figures) {

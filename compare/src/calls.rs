@@ -7,7 +7,7 @@ use std::process::Command;
 use std::ptr;
 
 use crate::allocators::{self, How};
-use crate::{callgrind, table};
+use crate::{callgrind, measure, table};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -40,8 +40,7 @@ const MANY: usize = 6_000;
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut allocators = allocators::all()?;
-    allocators
-        .retain(|it| options.only.as_ref().is_none_or(|only| it.name.contains(only.as_str())));
+    allocators.retain(|it| measure::is_wanted(&options.only, &it.name));
     let mut rows = Vec::new();
     for allocator in &allocators {
         eprintln!("{} ...", allocator.name);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use std::{ptr, thread};
 
 use crate::allocators::{self, How};
-use crate::measure::{Random, layout};
+use crate::measure::{self, Random, layout};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -132,7 +132,7 @@ fn contestants(
         }
         Err(why) => eprintln!("Go: left out, {why}"),
     }
-    all.retain(|it| options.only.as_ref().is_none_or(|only| it.name.contains(only.as_str())));
+    all.retain(|it| measure::is_wanted(&options.only, &it.name));
     Ok(all)
 }
 

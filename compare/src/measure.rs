@@ -75,12 +75,17 @@ pub fn layout(size: usize) -> Layout {
 pub struct Random(pub u64);
 
 impl Random {
-    /// A number below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    /// A number of 64 bits.
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.number() >> 33) as usize % end
     }
 
     /// Of 16 sizes 13 are 16 to 512 bytes, two up to 4 KiB, one up to 64 KiB.
@@ -92,6 +97,11 @@ impl Random {
         };
         least + self.below(most - least + 1)
     }
+}
+
+/// Whether `--only` leaves this one in.
+pub fn is_wanted(only: &Option<String>, name: &str) -> bool {
+    only.as_ref().is_none_or(|only| name.contains(only.as_str()))
 }
 
 /// CPU time of the process in nanoseconds.

@@ -108,7 +108,7 @@ fn measure_all(options: &Options, folder: &Path) -> Outcome<Vec<Row>> {
     }
     for program in programs::all().iter().filter(|program| {
         PROGRAMS.iter().any(|name| program.name.starts_with(name))
-            && options.only.as_ref().is_none_or(|only| program.name.contains(only.as_str()))
+            && measure::is_wanted(&options.only, program.name)
     }) {
         if program.prepare(folder)? {
             rows.extend(real(&ways, program, options.runs)?);
@@ -121,7 +121,7 @@ fn measure_all(options: &Options, folder: &Path) -> Outcome<Vec<Row>> {
 struct Ways<'a> {
     sysmem: PathBuf,
     /// What the command preloads.
-    library: PathBuf,
+    preload_library: PathBuf,
     folder: &'a Path,
 }
 
@@ -135,9 +135,11 @@ enum Way {
 
 impl<'a> Ways<'a> {
     fn new(folder: &'a Path) -> Outcome<Ways<'a>> {
-        let mut ways = Ways { sysmem: allocators::sysmem()?, library: PathBuf::new(), folder };
+        let mut ways =
+            Ways { sysmem: allocators::sysmem()?, preload_library: PathBuf::new(), folder };
         measure::run(&mut ways.command(Way::Published, &["true"]))?;
-        ways.library = ways.report()?["library"].as_str().ok_or("no library in the report")?.into();
+        ways.preload_library =
+            ways.report()?["library"].as_str().ok_or("no library in the report")?.into();
         Ok(ways)
     }
 
@@ -149,7 +151,7 @@ impl<'a> Ways<'a> {
         let mut command = match way {
             Way::Silent => {
                 let mut command = Command::new(words[0]);
-                command.env("LD_PRELOAD", &self.library);
+                command.env("LD_PRELOAD", &self.preload_library);
                 command
             }
             Way::Published | Way::Profiled => {

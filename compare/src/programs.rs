@@ -55,9 +55,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 fn run_in(folder: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let allocators = allocators::all()?;
     let programs = all();
-    let wanted = |program: &&Program| {
-        options.only.as_ref().is_none_or(|only| program.name.contains(only.as_str()))
-    };
+    let wanted = |program: &&Program| measure::is_wanted(&options.only, program.name);
     let mut rows = Vec::new();
     for program in programs.iter().filter(wanted) {
         if !program.prepare(folder)? {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::Stdio;
 
 use crate::allocators;
-use crate::measure::median;
+use crate::measure::{self, median};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -42,8 +42,7 @@ type Figures = [f64; 3];
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut allocators = allocators::all()?;
-    allocators
-        .retain(|it| options.only.as_ref().is_none_or(|only| it.name.contains(only.as_str())));
+    allocators.retain(|it| measure::is_wanted(&options.only, &it.name));
     let mut rows = Vec::new();
     for (number, load) in LOADS.iter().enumerate() {
         eprintln!("{} ...", load.name);

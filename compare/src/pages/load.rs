@@ -14,6 +14,8 @@ use sysmem::sim::{Backing, Settings, Simulated};
 use sysmem::{Error, Native, Os};
 use sysmem_pages::{Accounts, PAGE, PageCache, PageHeap, ReleaseOnFree};
 
+use crate::measure::Random;
+
 /// The longest run in pages.
 const LONGEST: usize = 16;
 
@@ -156,17 +158,9 @@ impl Runs for Malloc {
     }
 }
 
-/// xorshift64*: fast, the same on every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        (number as usize * end) >> 32
-    }
+/// A number below `end`, without a division: that would be a good part of what a cache takes.
+fn below(random: &mut Random, end: usize) -> usize {
+    ((random.number() >> 32) as usize * end) >> 32
 }
 
 /// A thread's runs that are in use.
@@ -184,12 +178,12 @@ fn half_full(
     let mut in_use = Vec::new();
     let mut filled = 0;
     while filled * PAGE < bytes {
-        let npages = 1 + random.below(LONGEST);
+        let npages = 1 + below(random, LONGEST);
         in_use.push((runs.allocate(npages).ok_or(NO_MEMORY)?, npages));
         filled += npages;
     }
     while filled * PAGE > bytes / 2 {
-        let (start, npages) = in_use.swap_remove(random.below(in_use.len()));
+        let (start, npages) = in_use.swap_remove(below(random, in_use.len()));
         filled -= npages;
         // SAFETY: out of the list, so in use no more.
         if !unsafe { runs.free(start, npages) } {
@@ -209,13 +203,13 @@ fn pages_steps(
     count: usize,
 ) -> Result<(), &'static str> {
     for _ in 0..count {
-        let index = random.below(in_use.len());
+        let index = below(random, in_use.len());
         let (start, npages) = in_use[index];
         // SAFETY: the run's place in the list is taken by the next one.
         if !unsafe { runs.free(start, npages) } {
             return Err("a free was refused");
         }
-        let npages = 1 + random.below(LONGEST);
+        let npages = 1 + below(random, LONGEST);
         in_use[index] = (runs.allocate(npages).ok_or(NO_MEMORY)?, npages);
     }
     Ok(())
