@@ -145,12 +145,8 @@ pub unsafe trait Os: Sync {
         how: GiveBack,
         policy: Policy,
     ) -> Result<(), BatchError> {
-        for (done, &range) in ranges.iter().enumerate() {
-            // SAFETY: the caller's promise for each range.
-            unsafe { self.unused(range, protection, how, policy) }
-                .map_err(|error| BatchError { done, error })?;
-        }
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { unused_one_by_one(self, ranges, protection, how, policy) }
     }
 
     /// Ready, Prepared → Reserved: contents are dropped, memory and commit charge given back,
@@ -278,6 +274,26 @@ macro_rules! forward_unsafe_os {
             unsafe { (**self).$name($($argument),*) }
         })*
     };
+}
+
+/// [`unused`](Os::unused) for each range, in as many calls.
+///
+/// # Safety
+///
+/// As for [`Os::unused_batch`].
+pub(crate) unsafe fn unused_one_by_one<O: Os + ?Sized>(
+    os: &O,
+    ranges: &[PageRange],
+    protection: Protection,
+    how: GiveBack,
+    policy: Policy,
+) -> Result<(), BatchError> {
+    for (done, &range) in ranges.iter().enumerate() {
+        // SAFETY: the caller's promise for each range.
+        unsafe { os.unused(range, protection, how, policy) }
+            .map_err(|error| BatchError { done, error })?;
+    }
+    Ok(())
 }
 
 // SAFETY: every promise is that of the referenced system.

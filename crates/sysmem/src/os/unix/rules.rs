@@ -6,7 +6,8 @@ use core::fmt;
 use super::{ENOMEM, Unix, bits};
 use crate::calls::{Kernel, UnixCalls};
 use crate::os::{
-    BatchError, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy, UnusedContract,
+    BatchError, GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract,
+    unused_one_by_one,
 };
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
 
@@ -239,12 +240,8 @@ pub trait UnixRules<K: UnixCalls>:
         how: GiveBack,
         policy: Policy,
     ) -> Result<(), BatchError> {
-        for (done, &range) in ranges.iter().enumerate() {
-            // SAFETY: the caller's promise for each range.
-            unsafe { os.unused(range, protection, how, policy) }
-                .map_err(|error| BatchError { done, error })?;
-        }
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { unused_one_by_one(os, ranges, protection, how, policy) }
     }
 
     /// The method of [`Os`].
