@@ -66,6 +66,21 @@ fn ready(len: usize) -> Reservation {
     memory
 }
 
+/// So many huge pages of address space to be used, and the size of one; `None`, and a line that says
+/// so, where there are no huge pages.
+fn ready_in_huge_pages(count: usize) -> Option<(Reservation, usize)> {
+    let Some(huge) = usage::machine().unwrap().huge_page_size else {
+        println!("skipped: no huge pages");
+        return None;
+    };
+    let huge = huge as usize;
+    let options = ReserveOptions::new(count * huge).align(huge);
+    let mut memory = Reservation::reserve(options, &ACCOUNT).unwrap();
+    memory.map(0, count * huge, Protection::ReadWrite).unwrap();
+    memory.used(0, count * huge).unwrap();
+    Some((memory, huge))
+}
+
 fn touch(memory: &Reservation, len: usize) {
     for offset in (0..len).step_by(page_size()) {
         // SAFETY: the tests touch only what is Ready.
@@ -154,15 +169,7 @@ fn locked_memory_is_counted() {
 #[test]
 fn huge_pages_are_counted_once_there_are_some() {
     let _turn = alone();
-    let Some(huge) = usage::machine().unwrap().huge_page_size else {
-        println!("skipped: no huge pages");
-        return;
-    };
-    let huge = huge as usize;
-    let mut memory =
-        Reservation::reserve(ReserveOptions::new(4 * huge).align(huge), &ACCOUNT).unwrap();
-    memory.map(0, 4 * huge, Protection::ReadWrite).unwrap();
-    memory.used(0, 4 * huge).unwrap();
+    let Some((memory, huge)) = ready_in_huge_pages(4) else { return };
     touch(&memory, 4 * huge);
     let before = own().pages.huge.unwrap();
     if let Err(error) = memory.collapse(0, 4 * huge) {

@@ -82,15 +82,7 @@ fn touch_page(memory: &Reservation, index: usize) {
 #[test]
 fn huge_pages_are_told_by_the_scan() {
     let _turn = alone();
-    let Some(huge) = usage::machine().unwrap().huge_page_size else {
-        println!("skipped: no huge pages");
-        return;
-    };
-    let huge = huge as usize;
-    let mut memory =
-        Reservation::reserve(ReserveOptions::new(2 * huge).align(huge), &ACCOUNT).unwrap();
-    memory.map(0, 2 * huge, Protection::ReadWrite).unwrap();
-    memory.used(0, 2 * huge).unwrap();
+    let Some((memory, huge)) = ready_in_huge_pages(2) else { return };
     memory.no_huge_page(huge, huge).unwrap();
     touch(&memory, 2 * huge);
     if let Err(error) = memory.collapse(0, huge) {
