@@ -88,6 +88,11 @@ impl<O: Os + Clone> Region<O> {
         (page - self.start) << self.shift
     }
 
+    /// The page at an offset.
+    pub(crate) fn page_at(&self, offset: usize) -> usize {
+        self.start + (offset >> self.shift)
+    }
+
     /// The bytes from one offset to another that are in a state.
     pub(crate) fn bytes_in(&self, state: State, mut at: usize, end: usize) -> u64 {
         let mut bytes = 0;
@@ -108,8 +113,7 @@ impl<O: Os + Clone> Region<O> {
         page.wrapping_sub(self.start) < self.npages
     }
 
-    /// Reserved → Prepared up to `end` at least, in steps of `step` pages if the system agrees.
-    /// Returns the page up to which is mapped now. The caller notes it.
+    /// Reserved → Prepared up to `end` at least, up to `wide` if the system agrees. Returns the page up to which is mapped now. The caller notes it.
     pub(crate) fn map(
         &mut self,
         end: usize,

@@ -347,26 +347,20 @@ impl<O: Os + Clone> Pages<O> {
     /// Makes the pages of a batch free again, of which the first `done` ranges were given back; if
     /// their reservation is lost, all of them are out of the heap. Returns how many pages that was.
     pub(crate) fn put_back_batch(&mut self, batch: &Batch, done: usize, zero: bool) -> usize {
-        let look = self.look;
-        let mut released = 0;
+        let released = batch.ranges()[..done].iter().map(|&(_, npages)| npages).sum();
+        self.leaving -= batch.npages;
         let index = self.regions.find(batch.ranges()[0].0);
-        let are_lost = index.is_some_and(|index| self.regions[index].lost);
+        if index.is_some_and(|index| self.regions[index].lost) {
+            self.lose(batch.npages);
+            return released;
+        }
+        self.idle += batch.npages - released;
+        let look = self.look;
         for (number, &(first, npages)) in batch.ranges().iter().enumerate() {
             let now = if number < done { Now::GivenBack { zero, look } } else { Now::Unchanged };
-            if are_lost {
-                self.leaving -= npages;
-                self.lose(npages);
-                released += if number < done { npages } else { 0 };
-                continue;
-            }
             for (block, at, len) in parts(first, npages) {
                 self.tree.change(block, |block| block.put_back(at, len, now));
             }
-            match number < done {
-                true => released += npages,
-                false => self.idle += npages,
-            }
-            self.leaving -= npages;
         }
         released
     }

@@ -83,10 +83,10 @@ impl<O: Os + Clone> Pages<O> {
             self.tree.restore(block, (at, len), first < block * WHOLE);
             let (mut from, end) = (at, at + len);
             while from < end {
-                let offset = region.offset_of(block * WHOLE + from);
-                let page_size = region.offset_of(region.start + 1);
-                let Some((state, _, to)) = region.reservation().state(offset) else { break };
-                let count = ((to - offset) / page_size).clamp(1, end - from);
+                let page = block * WHOLE + from;
+                let found = region.reservation().state(region.offset_of(page));
+                let Some((state, _, to)) = found else { break };
+                let count = (region.page_at(to) - page).clamp(1, end - from);
                 if state == State::Ready {
                     let added = self.tree.change(block, |block| block.back(from, count));
                     self.idle += added.unwrap_or(0);

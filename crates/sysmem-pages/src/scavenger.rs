@@ -6,7 +6,7 @@
 //! second while there is something to give back, and sleeps while there is not:
 //!
 //! - What was in use at the peaks of the last half second is held back: a load that goes up and
-//!   down faster than that keeps its memory. A twelfth of what is in use (8 %), or 1 MiB, always stays.
+//!   down faster than that keeps its memory. 8 % of what is in use, or 1 MiB, always stays.
 //!   Where others wait for memory, nothing is held back.
 //! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
 //!   was handed out from it or freed to it for two looks.
