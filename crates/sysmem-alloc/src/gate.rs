@@ -19,7 +19,9 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::*, compiler_fence};
 
-use sysmem::{Native, Os};
+use sysmem::Os;
+
+use crate::NATIVE;
 
 /// Nobody but its thread has the heap.
 const OPEN: u32 = 0;
@@ -40,8 +42,6 @@ pub(crate) struct Gate {
 pub(crate) static UNBORN: Gate = Gate { busy: AtomicU32::new(0), claim: AtomicU32::new(NO_HEAP) };
 /// The gate of threads that had a heap and must not get another: their destructors have run.
 pub(crate) static DEAD: Gate = Gate { busy: AtomicU32::new(0), claim: AtomicU32::new(NO_HEAP) };
-
-static NATIVE: Native = Native::NEW;
 
 impl Gate {
     pub(crate) const fn new() -> Gate {

@@ -72,6 +72,7 @@ pub use statistics::{
     try_statistics,
 };
 
+static NATIVE: Native = Native::NEW;
 static PAGES: PageHeap<Native> = PageHeap::new(Native::NEW, &ACCOUNTS, Options::new());
 static ACCOUNTS: Accounts = Accounts::new("page heap", "page heap metadata");
 static METADATA: Account = Account::new("allocator metadata");
@@ -163,14 +164,10 @@ extern "C" fn allocate_more(size: usize, align: usize, zeroed: bool) -> *mut u8 
 #[cold]
 #[inline(never)]
 extern "C" fn allocate_unusual(size: usize, align: usize, zeroed: bool) -> *mut u8 {
-    // A larger object would break pointer subtraction.
-    let found = (size <= isize::MAX as usize).then(|| {
-        lifecycle::with_heap(|heap| match size_class::of_layout(size, align) {
-            Some(class) => heap.allocate_behind_gate(class, size),
-            None => large::allocate(heap, size, align),
-        })
-    });
-    thread_heap::finish(found.flatten().unwrap_or((ptr::null_mut(), false)), size, zeroed)
+    allocate_in_any_heap(size, zeroed, |heap| match size_class::of_layout(size, align) {
+        Some(class) => heap.allocate_behind_gate(class, size),
+        None => large::allocate(heap, size, align),
+    })
 }
 
 /// Frees what any of the functions here allocated. Null is nothing to free. Leaves `errno` as it
@@ -321,10 +318,18 @@ unsafe extern "C" fn reallocate_elsewhere(
 
 /// A new place for a large allocation that is longer now: `size` bytes, more than any block has.
 fn allocate_grown(size: usize, align: usize) -> *mut u8 {
-    let sane = (size <= isize::MAX as usize).then_some(size);
-    let found =
-        sane.and_then(|size| lifecycle::with_heap(|heap| large::allocate_grown(heap, size, align)));
-    thread_heap::finish(found.unwrap_or((ptr::null_mut(), false)), size, false)
+    allocate_in_any_heap(size, false, |heap| large::allocate_grown(heap, size, align))
+}
+
+/// Allocates in the heap of the calling thread, or in a borrowed one.
+fn allocate_in_any_heap(
+    size: usize,
+    zeroed: bool,
+    allocate: impl FnOnce(&thread_heap::ThreadHeap) -> (*mut u8, bool),
+) -> *mut u8 {
+    // A larger object would break pointer subtraction.
+    let found = (size <= isize::MAX as usize).then(|| lifecycle::with_heap(allocate));
+    thread_heap::finish(found.flatten().unwrap_or((ptr::null_mut(), false)), size, zeroed)
 }
 
 /// The number of bytes that an allocation really has, at least what was asked for; zero for null.

@@ -14,13 +14,11 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
 use sysmem::native::keeping_errno;
-use sysmem::{Lock, Native, Os};
+use sysmem::{Lock, Os};
 
 use crate::gate::DEAD;
 use crate::thread_heap::{ABANDONED, BORROWED, IDLE, LIVE, ThreadHeap};
-use crate::{PAGES, metadata, sampling, scavenger, thread_slot, visitor};
-
-static NATIVE: Native = Native::NEW;
+use crate::{NATIVE, PAGES, metadata, sampling, scavenger, thread_slot, visitor};
 
 /// Every heap, the newest first.
 static ALL: AtomicPtr<ThreadHeap> = AtomicPtr::new(ptr::null_mut());

@@ -3,10 +3,10 @@
 
 use core::ptr;
 
-use sysmem::{Lock, Native, Reservation};
+use sysmem::{Lock, Reservation};
 use sysmem_pages::PAGE;
 
-use crate::{METADATA, PAGES};
+use crate::{METADATA, NATIVE, PAGES};
 
 /// What is taken from the system at a time, in bytes.
 const PIECE: usize = 64 << 10;
@@ -20,7 +20,6 @@ struct Piece {
 unsafe impl Send for Piece {}
 
 static PIECE_IN_USE: Lock<Piece> = Lock::new(Piece { next: ptr::null_mut(), left: 0 });
-static NATIVE: Native = Native::NEW;
 
 /// Puts `value` into memory that lives forever; null when memory has run out.
 pub(crate) fn allocate<T>(value: T) -> *mut T {

@@ -3,7 +3,9 @@
 
 use core::fmt::{self, Write};
 
-use sysmem::{Native, Os};
+use sysmem::Os;
+
+use crate::NATIVE;
 
 /// A line on its way to standard error, built without a heap.
 struct Line {
@@ -46,7 +48,6 @@ pub(crate) fn double_free(block: *mut u8) -> ! {
 /// Ends the program over an address that no allocation begins at.
 #[cold]
 pub(crate) fn not_ours(operation: &str, address: *mut u8) -> ! {
-    static NATIVE: Native = Native::NEW;
     match NATIVE.registry().find(address.addr()) {
         Some(found) => abort_with(format_args!(
             "{operation} of {address:p}: it lies {} bytes into memory of {:?}, but no allocation \

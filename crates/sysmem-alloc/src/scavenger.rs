@@ -17,17 +17,15 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 use core::time::Duration;
 
+use sysmem::Os;
 use sysmem::native::keeping_errno;
-use sysmem::{Native, Os};
 use sysmem_pages::Scavenger;
 
 use crate::hook::{self, Occasion};
 use crate::limit::Besides;
 use crate::pressure::Gauge;
 use crate::visitor::{self, Visitor};
-use crate::{ACCOUNTS, PAGES, lifecycle};
-
-static NATIVE: Native = Native::NEW;
+use crate::{ACCOUNTS, NATIVE, PAGES, lifecycle};
 
 /// The thread is started when more than this is free and backed.
 const START_ABOVE: usize = 32 << 20;

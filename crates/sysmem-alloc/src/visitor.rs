@@ -4,10 +4,10 @@
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use core::time::Duration;
 
-use sysmem::{Lock, Native, Os, ThreadBarrier};
+use sysmem::{Lock, Os, ThreadBarrier};
 
-use crate::lifecycle;
 use crate::thread_heap::{BORROWED, IDLE, LIVE, Part, ThreadHeap};
+use crate::{NATIVE, lifecycle};
 
 /// How often heaps are looked at while something happens.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -17,8 +17,6 @@ const DOZE: Duration = Duration::from_secs(10);
 
 /// How long after a refusal the system is asked again.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
-
-static NATIVE: Native = Native::NEW;
 
 /// Held while a heap is taken from its thread, and across a fork.
 static VISITS: Lock<()> = Lock::new(());
