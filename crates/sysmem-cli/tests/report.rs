@@ -34,6 +34,10 @@ fn the_peak_is_the_programs_own_however_it_ends() {
         // each processor let a sample see some pages more.
         let source = ran.text("/program/peak_resident/source");
         assert!(source == "sampled" || source == "published" && ending == "exited", "{way}");
+        if ending == "exited" {
+            let published = ran.figure("/program/kernel/peak_resident_bytes");
+            assert!((64 * MIB..80 * MIB).contains(&published), "{way}: {published}");
+        }
     }
 }
 
