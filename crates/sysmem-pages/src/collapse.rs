@@ -17,8 +17,9 @@ use core::ptr::NonNull;
 use sysmem::huge::{HugePageControl, Mode};
 use sysmem::{Os, Reservation, State};
 
-use crate::heap::{PageHeap, Pages};
+use crate::heap::PageHeap;
 use crate::options::HugePages;
+use crate::pages::Pages;
 use crate::release::{BATCH, Batch};
 use crate::standing::WHOLE;
 

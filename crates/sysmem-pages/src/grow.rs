@@ -14,9 +14,10 @@
 
 use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
-use crate::heap::{PageHeap, Pages, parts};
+use crate::heap::PageHeap;
 use crate::lost::is_loss;
 use crate::options::HugePages;
+use crate::pages::{Pages, parts};
 use crate::region::Region;
 use crate::standing::WHOLE;
 

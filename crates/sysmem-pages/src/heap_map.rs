@@ -2,7 +2,8 @@
 
 use sysmem::{Os, State};
 
-use crate::heap::{PageHeap, Pages, parts};
+use crate::heap::PageHeap;
+use crate::pages::{Pages, parts};
 use crate::standing::WHOLE;
 
 /// What the pages of one huge page are: 256 heap pages, or fewer where a reservation begins or ends

@@ -32,6 +32,7 @@ mod metadata;
 mod misuse;
 mod options;
 mod page_cache;
+mod pages;
 mod region;
 mod release;
 mod residency;

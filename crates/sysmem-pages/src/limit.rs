@@ -7,7 +7,8 @@
 
 use sysmem::{Error, ErrorKind, Limit, LockGuard, Operation, Os};
 
-use crate::heap::{PageHeap, Pages, parts};
+use crate::heap::PageHeap;
+use crate::pages::{Pages, parts};
 
 /// In pages, of the size that is 1 << `shift`.
 #[derive(Clone, Copy)]

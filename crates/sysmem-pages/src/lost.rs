@@ -9,7 +9,7 @@
 
 use sysmem::{Error, ErrorKind, Os};
 
-use crate::heap::{Pages, parts};
+use crate::pages::{Pages, parts};
 use crate::standing::WHOLE;
 
 /// Whether an error says that a reservation is lost.

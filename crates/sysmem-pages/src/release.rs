@@ -14,7 +14,8 @@ use core::ptr::NonNull;
 use sysmem::{Contents, Os, PageRange, Reservation};
 
 use crate::block::{Block, Now};
-use crate::heap::{PageHeap, Pages, parts};
+use crate::heap::PageHeap;
+use crate::pages::{Pages, parts};
 use crate::returning::Returning;
 use crate::scavenger::QUIET_LOOKS;
 use crate::standing::{RELEASE_ORDER, WHOLE, WHOLE_CLASS};

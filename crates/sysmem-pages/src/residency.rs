@@ -3,7 +3,8 @@
 use sysmem::{Error, Os, ResidentFalls, State};
 
 use crate::block::PageKind;
-use crate::heap::{PageHeap, Pages};
+use crate::heap::PageHeap;
+use crate::pages::Pages;
 use crate::region::Region;
 use crate::standing::WHOLE;
 use crate::verify::Inconsistency;

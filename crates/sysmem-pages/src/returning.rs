@@ -3,7 +3,7 @@
 use sysmem::{Os, State};
 
 use crate::grow::LONGEST;
-use crate::heap::{Pages, parts};
+use crate::pages::{Pages, parts};
 use crate::region::{Region, return_reservation};
 use crate::standing::WHOLE;
 

@@ -26,7 +26,8 @@ use sysmem::Os;
 use sysmem::huge::HugePageControl;
 
 use crate::collapse::{Pass, Progress};
-use crate::heap::{PageHeap, Pages};
+use crate::heap::PageHeap;
+use crate::pages::Pages;
 use crate::release::Search;
 
 /// How often the heap is looked at while there is something to give back.

@@ -2,7 +2,7 @@ use core::time::Duration;
 
 use sysmem::Os;
 
-use crate::heap::Pages;
+use crate::pages::Pages;
 
 /// What a page heap says at one moment. The first group is in bytes, the second tells how
 /// dense huge pages are, the third counts events since the heap was made.

@@ -3,7 +3,8 @@ use core::fmt;
 use sysmem::{Os, State};
 
 use crate::block::PageKind;
-use crate::heap::{PageHeap, Pages};
+use crate::heap::PageHeap;
+use crate::pages::Pages;
 use crate::standing::WHOLE;
 
 /// Two records of a page heap that contradict each other: a defect of the heap, or its memory was

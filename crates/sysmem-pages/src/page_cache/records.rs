@@ -7,8 +7,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::*};
 use sysmem::Os;
 
 use super::slots::{self, Slot};
-use crate::heap::{PageHeap, Pages};
+use crate::heap::PageHeap;
 use crate::misuse::Misuse;
+use crate::pages::Pages;
 use crate::verify::{Inconsistency, equal};
 
 /// The lengths of runs that caches hold: this many pages at most.
