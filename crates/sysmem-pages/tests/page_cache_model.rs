@@ -1,9 +1,12 @@
 //! Caches and the heap below them on a simulated kernel that refuses, held against a plain model:
 //! the runs that are held, and what was written to them.
 
+mod properties;
+
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
+use properties::config;
 use proptest::prelude::*;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Faulty, LazilyFreed, Settings, Simulated};
@@ -326,11 +329,6 @@ fn run(settings: Settings, options: Options, steps: &[Step], refusals: bool) {
     model.check();
     let now = heap.statistics();
     assert_eq!((now.in_use, now.cached), (0, 0));
-}
-
-fn config(cases: u32) -> ProptestConfig {
-    // A failure prints its steps; nothing is written beside the sources.
-    ProptestConfig { failure_persistence: None, cases, ..ProptestConfig::default() }
 }
 
 proptest! {
