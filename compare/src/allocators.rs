@@ -63,6 +63,22 @@ impl Allocator {
             }
         }
     }
+
+    /// valgrind, with this allocator for the program that it runs.
+    pub fn valgrind(&self) -> Command {
+        let mut command = Command::new("valgrind");
+        match &self.how {
+            How::Plain => {}
+            How::SysmemRun(sysmem) => {
+                let library = sysmem.with_file_name("libsysmem_preload.so");
+                command.env("LD_PRELOAD", library).env("SYSMEM_SCAVENGER", "off");
+            }
+            How::Preload { library, environment } => {
+                command.env("LD_PRELOAD", library).envs(*environment);
+            }
+        }
+        command
+    }
 }
 
 /// The `sysmem` command of these sources.

@@ -3,17 +3,16 @@
 use std::error::Error;
 use std::ffi::c_void;
 use std::hint::black_box;
-use std::process::Command;
 use std::ptr;
 
-use crate::allocators::{self, How};
+use crate::allocators::{self, Allocator, How};
 use crate::{callgrind, measure, table};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// The size of the blocks, in bytes.
-    #[arg(long, default_value_t = 100)]
-    size: usize,
+    /// The sizes of the blocks, in bytes, with commas between them: a table for each.
+    #[arg(long, default_value = "100", value_delimiter = ',')]
+    size: Vec<usize>,
     /// Only the allocators whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -27,62 +26,61 @@ pub struct Load {
 }
 
 /// What is counted, and what it says in the table. The first is the loop alone.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("loop", ""),
     ("pair", "malloc, free"),
+    ("burst", "64 malloc, 64 free"),
     ("calloc", "calloc, free"),
     ("realloc", "realloc in place"),
     ("elsewhere", "malloc, freed elsewhere"),
 ];
 
-const FEW: usize = 1_000;
-const MANY: usize = 6_000;
+/// The blocks that live at once in a burst.
+const BURST: usize = 64;
+
+const FEW: usize = 1_024;
+const MANY: usize = 6_144;
 
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut allocators = allocators::all()?;
     allocators.retain(|it| measure::is_wanted(&options.only, &it.name));
-    let mut rows = Vec::new();
-    for allocator in &allocators {
-        eprintln!("{} ...", allocator.name);
-        let mut row = vec![allocator.name.clone()];
-        let mut of_loop = 0;
-        for (kind, _) in KINDS {
-            let count = |count: usize| {
-                let mut valgrind = Command::new("valgrind");
-                match &allocator.how {
-                    How::Plain => {}
-                    How::SysmemRun(sysmem) => {
-                        let library = sysmem.with_file_name("libsysmem_preload.so");
-                        valgrind.env("LD_PRELOAD", library).env("SYSMEM_SCAVENGER", "off");
-                    }
-                    How::Preload { library, environment } => {
-                        valgrind.env("LD_PRELOAD", library).envs(*environment);
-                    }
-                }
-                let (count, size) = (count.to_string(), options.size.to_string());
-                let load = ["calls-load", kind, count.as_str(), size.as_str()];
-                callgrind::count_by(valgrind, "*calls*collected*", &load)
-            };
-            // What happens once, and rarely, falls out of the difference.
-            let each = count(MANY)
-                .and_then(|many| Ok(many.saturating_sub(count(FEW)?) / (MANY - FEW) as u64));
-            match (kind, each) {
-                ("loop", each) => of_loop = each.unwrap_or(0),
-                (_, Ok(each)) => row.push(each.saturating_sub(of_loop).to_string()),
-                // snmalloc ends itself where valgrind gives it fewer address bits than it wants.
-                (_, Err(_)) => row.push("-".into()),
-            }
+    // What threads of its own do is not in the figures.
+    allocators.retain(|it| !matches!(it.how, How::Preload { environment: Some(_), .. }));
+    println!("Instructions for each block (callgrind), the loop around them subtracted.");
+    for &size in &options.size {
+        let mut rows = Vec::new();
+        for allocator in &allocators {
+            eprintln!("{size} bytes, {} ...", allocator.name);
+            rows.push(row(allocator, size));
         }
-        rows.push(row);
+        let head: Vec<_> = [format!("{size} bytes")]
+            .into_iter()
+            .chain(KINDS[1..].iter().map(|(_, says)| says.to_string()))
+            .collect();
+        println!();
+        table::print(&head.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
     }
-    println!(
-        "Instructions of each, blocks of {} bytes (callgrind), the loop around them subtracted.\n",
-        options.size
-    );
-    let mut head = vec![""];
-    head.extend(KINDS.iter().skip(1).map(|(_, says)| says));
-    table::print(&head, &rows);
     Ok(())
+}
+
+/// What each kind of call takes.
+fn row(allocator: &Allocator, size: usize) -> Vec<String> {
+    let each = |kind: &str| -> Result<u64, Box<dyn Error>> {
+        let count = |count: usize| {
+            let (count, size) = (count.to_string(), size.to_string());
+            let load = ["calls-load", kind, count.as_str(), size.as_str()];
+            callgrind::count_by(allocator.valgrind(), "*calls*collected*", &load)
+        };
+        // What happens once, and rarely, falls out of the difference.
+        Ok(count(MANY)?.saturating_sub(count(FEW)?) / (MANY - FEW) as u64)
+    };
+    let of_loop = each(KINDS[0].0);
+    let figures = KINDS[1..].iter().map(|(kind, _)| match (&of_loop, each(kind)) {
+        (Ok(of_loop), Ok(each)) => each.saturating_sub(*of_loop).to_string(),
+        // snmalloc ends itself where valgrind gives it fewer address bits than it wants.
+        _ => "-".into(),
+    });
+    [allocator.name.clone()].into_iter().chain(figures).collect()
 }
 
 /// The program that is measured.
@@ -128,6 +126,12 @@ fn in_turn_and_collected(kind: &str, count: usize, size: usize) {
         "pair" => (0..count).for_each(|_| {
             // SAFETY: allocated and freed once.
             unsafe { libc::free(black_box(libc::malloc(black_box(size)))) }
+        }),
+        "burst" => (0..count / BURST).for_each(|_| {
+            // SAFETY: any size may be asked for.
+            let blocks = [(); BURST].map(|()| unsafe { libc::malloc(black_box(size)) });
+            // SAFETY: allocated and freed once.
+            blocks.into_iter().for_each(|block| unsafe { libc::free(black_box(block)) });
         }),
         "calloc" => (0..count).for_each(|_| {
             // SAFETY: allocated and freed once.

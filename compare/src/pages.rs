@@ -27,7 +27,7 @@ pub struct Options {
     /// Steps of one round.
     #[arg(long, default_value_t = 200_000)]
     steps: usize,
-    /// Count the instructions of a step instead, under valgrind, of sysmem alone.
+    /// Count the instructions of a step instead, under valgrind, which snmalloc does not bear.
     #[arg(long)]
     instructions: bool,
     /// Only what it costs to give scattered runs back.
@@ -137,6 +137,11 @@ fn size(mib: usize) -> String {
     if mib < 1024 { format!("{mib} MiB") } else { format!("{} GiB", mib >> 10) }
 }
 
+/// Whether an allocator has no threads of its own: what they do is not in the figures.
+fn is_alone(allocator: &Allocator) -> bool {
+    !matches!(allocator.how, How::Preload { environment: Some(_), .. })
+}
+
 pub fn run(options: &Options) -> Outcome<()> {
     if options.instructions {
         return instructions();
@@ -147,9 +152,7 @@ pub fn run(options: &Options) -> Outcome<()> {
         return verdict(options.check, &worse, BELOW);
     }
     let mut allocators = allocators::others()?;
-    // What threads of its own do is not in the figures.
-    allocators
-        .retain(|allocator| !matches!(allocator.how, How::Preload { environment: Some(_), .. }));
+    allocators.retain(is_alone);
     let mut contestants = Vec::new();
     let ours = |source, mib, threads| {
         Contestant::start("", Command::new(std::env::current_exe()?), source, mib, threads)
@@ -307,17 +310,31 @@ fn two_threads(contestants: &[Contestant]) -> Vec<String> {
 /// Instructions of a step, the driver's own (some 25) among them.
 fn instructions() -> Outcome<()> {
     const STEPS: u64 = 20_000;
-    println!("Instructions of a free and an allocation, means of {STEPS} (callgrind).\n");
-    let counted = |source, mib| -> Outcome<String> {
+    let counted = |valgrind, source, mib| -> Outcome<u64> {
         let arguments = arguments(source, mib);
         let steps = STEPS.to_string();
         let arguments = ["pages-load", &arguments[0], &arguments[1], "--once", &steps];
-        Ok((callgrind::count("*pages_steps*", &arguments)? / STEPS).to_string())
+        Ok(callgrind::count_by(valgrind, "*pages_steps*", &arguments)? / STEPS)
     };
-    let mut rows = Vec::new();
+    let ours = |source, mib| counted(Command::new("valgrind"), source, mib);
+    let mut allocators = allocators::all()?;
+    allocators.retain(is_alone);
+    println!("Instructions of a free and an allocation, means of {STEPS} (callgrind).");
     for mib in SIZES {
-        rows.push(vec![size(mib), counted(Source::Shared, mib)?, counted(Source::Cached, mib)?]);
+        let mut rows = vec![
+            ("page heap", Ok(ours(Source::Shared, mib)?)),
+            ("page cache", Ok(ours(Source::Cached, mib)?)),
+        ];
+        rows.extend(allocators.iter().map(|allocator| {
+            (allocator.name.as_str(), counted(allocator.valgrind(), Source::Malloc, mib))
+        }));
+        let rows: Vec<_> = rows
+            .into_iter()
+            // snmalloc ends itself where valgrind gives it fewer address bits than it wants.
+            .map(|(name, each)| vec![name.into(), each.map_or("-".into(), |each| each.to_string())])
+            .collect();
+        println!();
+        table::print(&[&size(mib), "instructions"], &rows);
     }
-    table::print(&["heap", "page heap", "page cache"], &rows);
     Ok(())
 }

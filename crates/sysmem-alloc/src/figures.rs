@@ -189,7 +189,8 @@ group! {
         freed_bytes,
         /// Pages of the page heap that hold objects or wait in caches for them, and are in memory.
         in_use_bytes,
-        /// Pages of the page heap that are free and still backed by memory.
+        /// Pages of the page heap that are free and still backed by memory, those that threads keep for
+        /// themselves among them.
         free_bytes,
         /// Pages that hold nothing and were given back to the system: free pages of the page heap, and
         /// such between objects.

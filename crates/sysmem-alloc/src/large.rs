@@ -82,7 +82,11 @@ fn take_run(
     let span = heap.take_span();
     // SAFETY: a span that describes nothing is this heap's alone; null is out of memory.
     let new = unsafe { span.as_ref() }?;
-    let Ok(run) = PAGES.allocate_with_room(npages, align.max(PAGE), crate::npages(room)) else {
+    let run = match room {
+        0 => heap.take_run(npages, align),
+        room => PAGES.allocate_with_room(npages, align.max(PAGE), crate::npages(room)),
+    };
+    let Ok(run) = run else {
         heap.give_span(span);
         return None;
     };
@@ -92,7 +96,7 @@ fn take_run(
     new.len.set(len);
     if page_map::enter(run.start.as_ptr(), FIRST_PAGE, span).is_err() {
         // SAFETY: the run was allocated above and nobody knows of it.
-        let _ = unsafe { PAGES.free(run.start, npages) };
+        let _ = unsafe { heap.give_run(run.start, npages) };
         heap.give_span(span);
         return None;
     }
@@ -118,7 +122,7 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
     }
     let Some(start) = NonNull::new(start) else { return };
     // SAFETY: the pages were allocated for this span, and nobody uses them.
-    if unsafe { PAGES.free(start, npages(len)) }.is_err() {
+    if unsafe { heap.give_run(start, npages(len)) }.is_err() {
         misuse::double_free(address);
     }
     scavenger::start_if_due(After::Free);

@@ -129,6 +129,9 @@ fn adopt() -> Option<&'static ThreadHeap> {
 
 /// Makes a heap idle, with as little memory in it as can be. Its gate was entered.
 fn leave(heap: &ThreadHeap) {
+    // From here on it makes no cache. Relaxed: nobody goes by it but who has the heap.
+    heap.state().store(BORROWED, Relaxed);
+    heap.drop_cache();
     heap.collect();
     heap.release_empty();
     let idle = IDLE_HEAPS.lock(&NATIVE);

@@ -8,6 +8,7 @@
 mod counts;
 mod idle;
 mod remote;
+mod runs;
 mod spans;
 
 use core::cell::Cell;
@@ -102,7 +103,7 @@ const UNTOLD: u32 = 64;
 pub(crate) const LIVE: u32 = 0;
 /// No thread runs it.
 pub(crate) const IDLE: u32 = 1;
-/// A thread that is not its own takes in what was freed, and is done in a moment.
+/// A thread that leaves it, or is not its own, takes in what was freed and is done in a moment.
 pub(crate) const BORROWED: u32 = 2;
 /// The thread that ran it did not come along with a fork.
 pub(crate) const ABANDONED: u32 = 3;
@@ -128,6 +129,7 @@ pub(crate) struct ThreadHeap {
     collected: Cell<*mut Block>,
     /// How far the span by span search for memory that is not needed has come.
     search: idle::Search,
+    runs: runs::Runs,
     /// Spans that describe nothing, for use again.
     spare_spans: Cell<*mut Span>,
     /// The next heap in the list of idle ones, under the lock of that list.
@@ -176,6 +178,7 @@ impl ThreadHeap {
             round: Cell::new(0),
             collected: Cell::new(ptr::null_mut()),
             search: idle::Search::new(),
+            runs: runs::Runs::new(),
             spare_spans: Cell::new(ptr::null_mut()),
             next_idle: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),

@@ -219,13 +219,14 @@ pub struct MallInfo2 {
 pub extern "C" fn mallinfo2() -> MallInfo2 {
     let figures = heap::statistics();
     let pages = figures.pages;
-    let backed = pages.in_use - pages.in_use_given_back + pages.free_backed;
+    let free = pages.free_backed + pages.cached;
+    let backed = pages.in_use - pages.in_use_given_back + free;
     let in_use = figures.allocated_bytes.saturating_sub(figures.freed_bytes);
     MallInfo2 {
         arena: backed as usize,
         uordblks: in_use as usize,
         fordblks: (backed as u64).saturating_sub(in_use) as usize,
-        keepcost: figures.pages.free_backed as usize,
+        keepcost: free as usize,
         ..MallInfo2::default()
     }
 }
@@ -248,7 +249,7 @@ pub extern "C" fn malloc_stats() {
         figures.allocations,
         figures.frees,
         figures.pages.in_use - figures.pages.in_use_given_back,
-        figures.pages.free_backed,
+        figures.pages.free_backed + figures.pages.cached,
         figures.pages.given_back + figures.pages.in_use_given_back,
     );
     let left = rest.len();

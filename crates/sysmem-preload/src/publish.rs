@@ -178,7 +178,7 @@ fn heap_figures() -> Option<HeapFigures> {
         allocated_bytes: heap.allocated_bytes,
         freed_bytes: heap.freed_bytes,
         in_use_bytes: heap.pages.in_use - heap.pages.in_use_given_back,
-        free_bytes: heap.pages.free_backed + heap.pages.releasing,
+        free_bytes: heap.pages.free_backed + heap.pages.cached + heap.pages.releasing,
         given_back_bytes: heap.pages.given_back + heap.pages.in_use_given_back,
         heap_reserved_bytes: heap.pages.reserved,
         metadata_bytes: heap.metadata_bytes + heap.pages.metadata,

@@ -59,7 +59,7 @@ impl ThreadHeap {
         if span.is_null() {
             return span;
         }
-        let Ok(run) = PAGES.allocate(npages, PAGE) else {
+        let Ok(run) = self.take_run(npages, PAGE) else {
             self.give_span(span);
             return ptr::null();
         };
@@ -80,7 +80,7 @@ impl ThreadHeap {
         new.given_back.set(0);
         if page_map::enter(start, new.len.get(), span).is_err() {
             // SAFETY: the run was allocated above and nobody knows of it.
-            let _ = unsafe { PAGES.free(run.start, npages) };
+            let _ = unsafe { self.give_run(run.start, npages) };
             self.give_span(span);
             return ptr::null();
         }
@@ -155,7 +155,7 @@ impl ThreadHeap {
         self.give_span(ptr::from_ref(span).cast_mut());
         let Some(run) = ptr::NonNull::new(start) else { return };
         // SAFETY: the run was allocated for this span, and no block of it is in use.
-        if unsafe { PAGES.free(run, crate::npages(len)) }.is_err() {
+        if unsafe { self.give_run(run, crate::npages(len)) }.is_err() {
             misuse::die("a span was freed whose pages are not allocated", start);
         }
     }
