@@ -91,11 +91,12 @@ fn begin() {
     THREAD.store(WANTED, Release);
 }
 
-/// Starts the thread if it is time to. The caller holds no lock and has finished its work on its
+/// Starts the thread if it is time to, which it is not before there is as much memory in the heap as
+/// may be free. The caller holds no lock and has finished its work on its
 /// heap.
 #[inline]
 pub(crate) fn start_if_due(after: After) {
-    if THREAD.load(Relaxed) == WANTED {
+    if THREAD.load(Relaxed) == WANTED && ACCOUNTS.heap.ready() >= START_ABOVE as u64 {
         consider_start(after);
     }
 }
@@ -104,10 +105,7 @@ pub(crate) fn start_if_due(after: After) {
 fn consider_start(after: After) {
     let due = match after {
         After::Free => PAGES.calls_for_scavenger() && is_single_threaded(),
-        After::Allocation => {
-            PAGES.calls_for_scavenger()
-                || ACCOUNTS.heap.figures().ready >= START_ABOVE as u64 && !is_single_threaded()
-        }
+        After::Allocation => PAGES.calls_for_scavenger() || !is_single_threaded(),
     };
     // A thread without a heap of its own is not born yet or ends.
     if due && lifecycle::is_live() {

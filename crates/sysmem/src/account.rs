@@ -95,6 +95,12 @@ impl Account {
         }
     }
 
+    /// The bytes in state Ready at this moment: one of the [`figures`](Account::figures).
+    #[inline]
+    pub fn ready(&self) -> u64 {
+        self.states[State::Ready as usize].now.load(Relaxed)
+    }
+
     /// Books `bytes` that came from the system in state `state`.
     pub(crate) fn obtain(&'static self, state: State, bytes: usize) {
         if !self.listed.load(Relaxed) {
