@@ -11,10 +11,6 @@ use crate::span::{LARGE, Span};
 use crate::thread_heap::ThreadHeap;
 use crate::{PAGES, hook, misuse, npages, page_map, sampling, scavenger};
 
-/// Only the first page of a large allocation is entered in the page map: nothing but its beginning
-/// is ever looked up, and a GiB would take a MiB of the map.
-const FIRST_PAGE: usize = PAGE;
-
 /// A large allocation that grows and has to move is going to grow again: from this many bytes on it
 /// gets a reservation with room. Smaller ones would make many mappings for little that is not copied.
 const ROOM_FROM: usize = 1 << 20;
@@ -94,7 +90,7 @@ fn take_run(
     new.block_size.set(0);
     new.start.set(run.start.as_ptr());
     new.len.set(len);
-    if page_map::enter(run.start.as_ptr(), FIRST_PAGE, span).is_err() {
+    if page_map::enter_first(run.start.as_ptr(), span).is_err() {
         // SAFETY: the run was allocated above and nobody knows of it.
         let _ = unsafe { heap.give_run(run.start, npages) };
         heap.give_span(span);
@@ -113,7 +109,7 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
     if address != start {
         misuse::not_ours("free", address);
     }
-    page_map::remove(start, FIRST_PAGE);
+    page_map::remove_first(start);
     sampling::freed(span.sample.replace(0));
     heap.give_span(ptr::from_ref(span).cast_mut());
     match class {
