@@ -13,14 +13,17 @@
 //! either leave each other alone; any change to the order or the meaning of a word is a new
 //! version.
 
+mod groups;
 mod heap_picture;
+mod kernel;
 mod reservations;
 
+pub use groups::{ClassFigures, HeapFigures, KernelFigures};
 pub use heap_picture::{Drawn, Moment, PICTURE_CELLS, PICTURES, Picture};
 pub use reservations::{RESERVATIONS, Reservations};
 pub use sysmem_pages::MapCell;
 
-use crate::statistics::{ClassStatistics, SIZE_CLASSES};
+use crate::statistics::SIZE_CLASSES;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,7 +40,7 @@ pub const FILE_NAME: &str = "sysmem-figures";
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"sysmemfg");
 
 /// The version of the layout, raised with every change to the order or meaning of a word.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// How many process images can publish at once. Slots that were never claimed cost no memory.
 pub const SLOTS: usize = 1024;
@@ -114,201 +117,6 @@ pub struct Slot {
 
 const _: () = assert!(size_of::<Header>() == 4096 && size_of::<Slot>() == 8192);
 
-/// Defines a group of figures as a plain struct, with its stored form beside it.
-macro_rules! group {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $name { $($(#[$doc])* pub $field: u64,)* }
-
-        impl $name {
-            /// The names of the figures in the order in which they are stored.
-            pub const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
-            /// How many words the group takes.
-            pub const COUNT: usize = Self::NAMES.len();
-
-            /// Stores every figure, each in one piece.
-            pub fn store(&self, words: &[AtomicU64; Self::COUNT]) {
-                for (word, value) in words.iter().zip([$(self.$field),*]) {
-                    word.store(value, Ordering::Relaxed);
-                }
-            }
-
-            /// Loads every figure, each in one piece.
-            pub fn load(words: &[AtomicU64; Self::COUNT]) -> Self {
-                let mut words = words.iter().map(|word| word.load(Ordering::Relaxed));
-                Self { $($field: words.next().unwrap_or(0),)* }
-            }
-        }
-    };
-}
-
-group! {
-    /// What the kernel says about a process, in bytes. 0 where it says nothing.
-    KernelFigures {
-        /// Address space in use (`VmSize`).
-        virtual_bytes,
-        /// The most address space there ever was (`VmPeak`).
-        peak_virtual_bytes,
-        /// Physical memory in use (`VmRSS`).
-        resident_bytes,
-        /// The most physical memory there ever was (`VmHWM`).
-        peak_resident_bytes,
-        /// The part of the resident memory that no file backs (`RssAnon`).
-        resident_anonymous_bytes,
-        /// The part of the resident memory that is pages of files: program and libraries (`RssFile`).
-        resident_file_bytes,
-        /// The part of the resident memory that is shared memory (`RssShmem`).
-        resident_shared_bytes,
-        /// Swapped out (`VmSwap`).
-        swapped_bytes,
-        /// The main thread's stack as mapped (`VmStk`).
-        stack_bytes,
-        /// Page tables (`VmPTE`).
-        page_table_bytes,
-        /// Anonymous memory in huge pages (`AnonHugePages` of smaps_rollup); stored at exit only.
-        huge_page_bytes,
-        /// Given back lazily, still counted as resident (`LazyFree` of smaps_rollup); stored at
-        /// exit only.
-        lazily_freed_bytes,
-    }
-}
-
-group! {
-    /// What the allocator says about itself.
-    HeapFigures {
-        /// Blocks handed out since the process began.
-        allocations,
-        /// Blocks taken back since the process began.
-        frees,
-        /// Bytes that the program asked for, all calls added.
-        requested_bytes,
-        /// Bytes of the blocks that the program got, which are at least what it asked for.
-        allocated_bytes,
-        /// Bytes of the blocks that the program freed; what it holds is `allocated_bytes` less this.
-        freed_bytes,
-        /// Pages of the page heap that hold objects or wait in caches for them, and are in memory.
-        in_use_bytes,
-        /// Pages of the page heap that are free and still backed by memory, those that threads keep for
-        /// themselves among them.
-        free_bytes,
-        /// Pages that hold nothing and were given back to the system: free pages of the page heap, and
-        /// such between objects.
-        given_back_bytes,
-        /// Address space that the page heap holds.
-        heap_reserved_bytes,
-        /// What the allocator needs to know where everything is.
-        metadata_bytes,
-        /// Our accounts together: address space in state Reserved.
-        reserved_bytes,
-        /// Our accounts together: memory in state Prepared.
-        prepared_bytes,
-        /// Our accounts together: memory in state Ready.
-        ready_bytes,
-        /// The most memory that was ever in state Ready.
-        peak_ready_bytes,
-        /// All memory ever obtained from the system, added up.
-        obtained_bytes,
-        /// From where on allocations give back what is free; 0 for no limit.
-        soft_limit_bytes,
-        /// Where allocations fail; 0 for no limit.
-        hard_limit_bytes,
-    }
-}
-
-group! {
-    /// What the allocator did with the blocks of one size
-    /// ([`class_statistics`](crate::class_statistics) says which).
-    ClassFigures {
-        /// Blocks handed out.
-        allocations,
-        /// Blocks taken back.
-        frees,
-        /// Bytes that the program asked for.
-        requested_bytes,
-        /// Bytes of the blocks that it got.
-        allocated_bytes,
-        /// Bytes of the blocks that it freed.
-        freed_bytes,
-    }
-}
-
-impl From<ClassStatistics> for ClassFigures {
-    fn from(class: ClassStatistics) -> Self {
-        Self {
-            allocations: class.allocations,
-            frees: class.frees,
-            requested_bytes: class.requested_bytes,
-            allocated_bytes: class.allocated_bytes,
-            freed_bytes: class.freed_bytes,
-        }
-    }
-}
-
-impl ClassFigures {
-    /// Takes away what an earlier process had counted, as [`HeapFigures::since`] does.
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            allocations: self.allocations.saturating_sub(before.allocations),
-            frees: self.frees.saturating_sub(before.frees),
-            requested_bytes: self.requested_bytes.saturating_sub(before.requested_bytes),
-            allocated_bytes: self.allocated_bytes.saturating_sub(before.allocated_bytes),
-            freed_bytes: self.freed_bytes.saturating_sub(before.freed_bytes),
-        }
-    }
-}
-
-impl HeapFigures {
-    /// Takes away what an earlier process had counted: the growing counts of `self` since `before`,
-    /// the present sizes as they are. For the child of a fork, which begins with its parent's counts.
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            allocations: self.allocations.saturating_sub(before.allocations),
-            frees: self.frees.saturating_sub(before.frees),
-            requested_bytes: self.requested_bytes.saturating_sub(before.requested_bytes),
-            allocated_bytes: self.allocated_bytes.saturating_sub(before.allocated_bytes),
-            freed_bytes: self.freed_bytes.saturating_sub(before.freed_bytes),
-            obtained_bytes: self.obtained_bytes.saturating_sub(before.obtained_bytes),
-            ..*self
-        }
-    }
-}
-
-impl KernelFigures {
-    /// Takes over the figures that a `/proc/<pid>/status` holds; lines that are missing leave
-    /// their figure alone.
-    pub fn read_status(&mut self, text: &[u8]) {
-        for line in text.split(|&byte| byte == b'\n') {
-            let figure = match label(line) {
-                b"VmSize" => &mut self.virtual_bytes,
-                b"VmPeak" => &mut self.peak_virtual_bytes,
-                b"VmRSS" => &mut self.resident_bytes,
-                b"VmHWM" => &mut self.peak_resident_bytes,
-                b"RssAnon" => &mut self.resident_anonymous_bytes,
-                b"RssFile" => &mut self.resident_file_bytes,
-                b"RssShmem" => &mut self.resident_shared_bytes,
-                b"VmSwap" => &mut self.swapped_bytes,
-                b"VmStk" => &mut self.stack_bytes,
-                b"VmPTE" => &mut self.page_table_bytes,
-                _ => continue,
-            };
-            *figure = kibibytes(line).unwrap_or(*figure);
-        }
-    }
-
-    /// Takes over the figures that a `/proc/<pid>/smaps_rollup` holds.
-    pub fn read_smaps_rollup(&mut self, text: &[u8]) {
-        for line in text.split(|&byte| byte == b'\n') {
-            let figure = match label(line) {
-                b"AnonHugePages" => &mut self.huge_page_bytes,
-                b"LazyFree" => &mut self.lazily_freed_bytes,
-                _ => continue,
-            };
-            *figure = kibibytes(line).unwrap_or(*figure);
-        }
-    }
-}
-
 /// Stores text in words, cut to their length, with zeros behind it.
 fn store_text(words: &[AtomicU64], text: &[u8]) {
     for (number, word) in words.iter().enumerate() {
@@ -327,17 +135,6 @@ fn load_text<'a>(words: &[AtomicU64], buffer: &'a mut [u8]) -> &'a [u8] {
     }
     let length = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
     &buffer[..length]
-}
-
-/// What stands before the colon.
-fn label(line: &[u8]) -> &[u8] {
-    line.split(|&byte| byte == b':').next().unwrap_or(&[])
-}
-
-/// The bytes that a line `Label:   123 kB` means; the kernel's kB are 1,024 bytes (proc_pid_status(5)).
-fn kibibytes(line: &[u8]) -> Option<u64> {
-    let number = line.get(label(line).len() + 1..)?.strip_suffix(b" kB")?;
-    core::str::from_utf8(number.trim_ascii()).ok()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl Header {
@@ -470,65 +267,5 @@ mod tests {
             let kept = &name[..name.len().min(NAME_BYTES)];
             assert_eq!(slot.load_name(&mut [0; NAME_BYTES]), kept);
         }
-    }
-
-    #[test]
-    fn groups_come_back_word_for_word() {
-        let figures = empty();
-        let slot = &figures.slots[1];
-        let kernel =
-            KernelFigures { virtual_bytes: 1, lazily_freed_bytes: 12, ..Default::default() };
-        let heap = HeapFigures { allocations: 13, obtained_bytes: 26, ..Default::default() };
-        kernel.store(&slot.kernel);
-        heap.store(&slot.heap);
-        assert_eq!(KernelFigures::load(&slot.kernel), kernel);
-        assert_eq!(HeapFigures::load(&slot.heap), heap);
-        assert_eq!(slot.heap[0].load(Ordering::Relaxed), 13, "the order is part of the layout");
-    }
-
-    #[test]
-    fn a_forked_child_counts_from_the_fork_and_keeps_present_sizes() {
-        let before = HeapFigures { allocations: 10, in_use_bytes: 4096, ..Default::default() };
-        let now = HeapFigures { allocations: 15, in_use_bytes: 8192, ..Default::default() };
-        let since = now.since(&before);
-        assert_eq!((since.allocations, since.in_use_bytes), (5, 8192));
-    }
-
-    #[test]
-    fn status_and_smaps_are_read_as_the_kernel_writes_them() {
-        let mut kernel = KernelFigures::default();
-        kernel.read_status(
-            b"Name:\tVmRSS: 9 kB\nVmPeak:\t    3060 kB\nVmSize:\t    3059 kB\nVmHWM:\t    1744 kB\n\
-              VmRSS:\t    1743 kB\nRssAnon:\t     112 kB\nRssFile:\t    1632 kB\nRssShmem:\t       0 kB\n\
-              VmStk:\t     132 kB\nVmPTE:\t      48 kB\nVmSwap:\t       4 kB\nThreads:\t1\nVmLib",
-        );
-        kernel.read_smaps_rollup(
-            b"5557a81be000-7ffe73e4c000 ---p 00000000 00:00 0                          [rollup]\n\
-              Rss:                1744 kB\nLazyFree:              8 kB\nAnonHugePages:      2048 kB\n",
-        );
-        let expected = KernelFigures {
-            virtual_bytes: 3059 << 10,
-            peak_virtual_bytes: 3060 << 10,
-            resident_bytes: 1743 << 10,
-            peak_resident_bytes: 1744 << 10,
-            resident_anonymous_bytes: 112 << 10,
-            resident_file_bytes: 1632 << 10,
-            resident_shared_bytes: 0,
-            swapped_bytes: 4 << 10,
-            stack_bytes: 132 << 10,
-            page_table_bytes: 48 << 10,
-            huge_page_bytes: 2048 << 10,
-            lazily_freed_bytes: 8 << 10,
-        };
-        assert_eq!(kernel, expected);
-    }
-
-    #[test]
-    fn damaged_status_lines_leave_figures_alone() {
-        let mut kernel = KernelFigures::default();
-        kernel.read_status(
-            b"VmRSS:\t kB\nVmHWM:\t12\nVmSize:\t99999999999999999999 kB\n\nVmPTE: -3 kB",
-        );
-        assert_eq!(kernel, KernelFigures::default());
     }
 }

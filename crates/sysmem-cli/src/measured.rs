@@ -6,6 +6,7 @@ use sysmem::huge::Mode;
 use sysmem::usage::{
     ControlGroup, MachineUsage, NO_LIMIT, Overcommit, Pressure, ProcessUsage, Stall,
 };
+use sysmem_alloc::figures::HeapFigures;
 
 /// Figures of one thing.
 pub struct Section {
@@ -198,6 +199,34 @@ pub fn process(pid: u32, name: String, usage: &ProcessUsage) -> Section {
             counter("page_faults", "page faults", "of both kinds", usage.page_faults),
         ],
     }
+}
+
+/// What a process that runs on the allocator says of its heap.
+pub fn heap(labels: Vec<(&'static str, String)>, age: Duration, heap: &HeapFigures) -> Section {
+    let grows = |figure: Figure| Figure { counter: true, ..figure };
+    let cpu_time = Duration::from_nanos(heap.scavenger_cpu_ns);
+    let figures = vec![
+        Figure { counter: false, ..time("age", "published", "so long ago", Some(age)) },
+        bytes("in_use", "in use", "objects, and caches for them", Some(heap.in_use_bytes)),
+        bytes("free", "free", "backed by memory, ready for use", Some(heap.free_bytes)),
+        bytes("given_back", "given back", "address space of it", Some(heap.given_back_bytes)),
+        bytes("metadata", "metadata", "", Some(heap.metadata_bytes)),
+        bytes("heap_reserved", "address space", "", Some(heap.heap_reserved_bytes)),
+        count("mappings", "  in mappings", "", Some(heap.mappings)),
+        grows(bytes("released", "ever given back", "added up", Some(heap.released_bytes))),
+        counter("releases", "  in calls", "", Some(heap.releases)),
+        counter("failed_releases", "  refused", "by the system", Some(heap.failed_releases)),
+        grows(bytes(
+            "scavenger_released",
+            "  by the scavenger",
+            "free pages",
+            Some(heap.scavenger_released_bytes),
+        )),
+        counter("scavenger_releases", "    in calls", "", Some(heap.scavenger_releases)),
+        time("scavenger_cpu", "  its CPU time", "", Some(cpu_time)),
+        counter("collapses", "made whole", "broken huge pages", Some(heap.collapses)),
+    ];
+    Section { key: "heap", labels, words: Vec::new(), figures }
 }
 
 /// What a control group uses; `None` where there is nothing to tell.

@@ -194,7 +194,9 @@ serialized! { Kernel from KernelFigures {
 serialized! { Heap from HeapFigures {
     allocations, frees, requested_bytes, allocated_bytes, freed_bytes, in_use_bytes, free_bytes, given_back_bytes,
     heap_reserved_bytes, metadata_bytes, reserved_bytes, prepared_bytes, ready_bytes,
-    peak_ready_bytes, obtained_bytes, soft_limit_bytes, hard_limit_bytes,
+    peak_ready_bytes, obtained_bytes, soft_limit_bytes, hard_limit_bytes, releases,
+    failed_releases, released_bytes, scavenger_releases, scavenger_released_bytes,
+    scavenger_cpu_ns, collapses, mappings,
 } }
 
 /// What programs published in one run.

@@ -1,12 +1,15 @@
 //! `sysmem stat`: what a process, its control group and the machine use.
 
+use crate::figures::published;
 use crate::measured::{self, Section, Unit};
 use crate::refusal::Refusal;
+use crate::run::monotonic_ns;
 use crate::{StatArguments, openmetrics, text};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::thread;
+use std::time::Duration;
 use sysmem::usage::{self, Detail, NO_LIMIT, Process};
 use sysmem::{Error, ErrorKind};
 
@@ -67,6 +70,11 @@ fn measure(pid: Option<u32>) -> Result<Vec<Section>, Error> {
         let section = measured::process(pid, name_of(pid), &process);
         labels.clone_from(&section.labels);
         sections.push(section);
+        if let Ok(image) = published(pid) {
+            let age = monotonic_ns().saturating_sub(image.updated_ns);
+            let age = Duration::from_nanos(age);
+            sections.push(measured::heap(labels.clone(), age, &image.heap));
+        }
     }
     let group = usage::control_group(pid.map_or(Process::Own, Process::Id))?;
     sections.extend(measured::control_group(labels, &group));
@@ -118,6 +126,7 @@ fn human(sections: &[Section]) -> String {
             ("process", Some(pid), Some(name)) => {
                 format!("process {pid}, {}", text::printable(name))
             }
+            ("heap", ..) => "its heap, as it says itself".to_owned(),
             ("control_group", Some(_), _) => "its control group".to_owned(),
             (key, ..) => key.replace('_', " "),
         };

@@ -318,10 +318,35 @@ fn map_names_the_page_heap_of_a_program_that_publishes_it() {
     assert!(virtual_bytes <= all && virtual_bytes >= all / 2, "{map:#}");
     let text = self::told("map", &[&pid]);
     assert!(text.contains("page heap, as the program counted it "), "{text}");
+    stat_tells_of_the_heap(&pid);
     let run = child.id() as libc::pid_t;
     // SAFETY: a signal to a child that nobody has waited for; it is passed on to the program.
     assert_eq!(unsafe { libc::kill(run, libc::SIGTERM) }, 0);
     child.wait().unwrap();
+}
+
+/// Of a program that has given 40 MiB back while it slept, all of them free pages.
+fn stat_tells_of_the_heap(pid: &str) {
+    let mut stat = Value::Null;
+    // Figures are published after the work that they tell of.
+    wait_until("the figures of it", || {
+        stat = json("stat", &["--json", pid]);
+        stat["heap"]["scavenger_released_bytes"].as_u64().is_some_and(|bytes| bytes >= 40 * MIB)
+    });
+    let told = |name: &str| stat["heap"][name].as_u64().unwrap_or_else(|| panic!("{stat:#}"));
+    assert!(told("released_bytes") >= told("scavenger_released_bytes"));
+    assert!(told("given_back_bytes") >= 40 * MIB);
+    assert!(told("releases") >= told("scavenger_releases") && told("scavenger_releases") > 0);
+    assert!(told("scavenger_cpu_ns") > 0);
+    let mappings = stat["process"]["mappings"].as_u64().unwrap();
+    assert!((1..=mappings).contains(&told("mappings")), "{stat:#}");
+    let text = self::told("stat", &[pid]);
+    assert!(text.contains("its heap, as it says itself\n"), "{text}");
+    let metrics = self::told("stat", &["--openmetrics", pid]);
+    for metric in ["sysmem_heap_scavenger_cpu_seconds_total{", "sysmem_heap_released_bytes_total{"]
+    {
+        assert!(metrics.contains(metric), "{metrics}");
+    }
 }
 
 /// A command of sysmem as a user who may do nothing; `None` if this user may not become another.

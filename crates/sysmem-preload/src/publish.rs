@@ -184,6 +184,14 @@ fn heap_figures() -> Option<HeapFigures> {
         metadata_bytes: heap.metadata_bytes + heap.pages.metadata,
         soft_limit_bytes: limit(heap.pages.soft_limit),
         hard_limit_bytes: limit(heap.pages.hard_limit),
+        releases: heap.pages.releases,
+        failed_releases: heap.pages.failed_releases,
+        released_bytes: heap.pages.released,
+        scavenger_releases: heap.pages.scavenger.releases,
+        scavenger_released_bytes: heap.pages.scavenger.released,
+        scavenger_cpu_ns: heap.pages.scavenger.cpu_time.as_nanos() as u64,
+        collapses: heap.pages.collapses,
+        mappings: heap.pages.mappings,
         ..HeapFigures::default()
     };
     for account in sysmem::accounts() {

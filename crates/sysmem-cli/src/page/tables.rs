@@ -49,6 +49,8 @@ fn heap_table(heap: &Heap) -> Markup {
             ("page heap in use", heap.in_use_bytes, "objects, caches for them"),
             ("  free", heap.free_bytes, "has memory, ready for use"),
             ("  given back", heap.given_back_bytes, "has none"),
+            ("    ever", heap.released_bytes, "added up"),
+            ("    by the scavenger", heap.scavenger_released_bytes, "free pages"),
             ("metadata", heap.metadata_bytes, ""),
             ("ready", heap.ready_bytes, "may be touched"),
             ("  the most ever", heap.peak_ready_bytes, ""),

@@ -11,23 +11,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 use sysmem_alloc::class_statistics;
-use sysmem_alloc::figures::{ClassFigures, HeapFigures};
+use sysmem_alloc::figures::ClassFigures;
 
 impl Process {
     /// A process as its images told it, which are at least one.
     pub(super) fn published(images: &[Image], run_began_ns: u64) -> Self {
         let (first, last) = (&images[0], &images[images.len() - 1]);
         let peak = images.iter().map(|image| image.kernel.peak_resident_bytes).max().unwrap_or(0);
-        let sum = |count: fn(&HeapFigures) -> u64| images.iter().map(|i| count(&i.heap)).sum();
-        let heap = HeapFigures {
-            allocations: sum(|heap| heap.allocations),
-            frees: sum(|heap| heap.frees),
-            requested_bytes: sum(|heap| heap.requested_bytes),
-            allocated_bytes: sum(|heap| heap.allocated_bytes),
-            freed_bytes: sum(|heap| heap.freed_bytes),
-            obtained_bytes: sum(|heap| heap.obtained_bytes),
-            ..last.heap
-        };
+        let heap = images.iter().map(|image| image.heap).reduce(|sum, next| next.after(&sum));
+        let heap = heap.unwrap_or_default();
         Self {
             pid: last.pid,
             parent_pid: Some(first.parent_pid),
