@@ -106,12 +106,12 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         self.report.borrow_mut().fact(name, value);
     }
 
-    pub(crate) fn run(&self) {
+    pub(crate) fn run(&self)
+    where
+        O: Capable,
+    {
         self.facts();
-        self.operations();
-    }
-
-    fn operations(&self) {
+        self.capability_facts();
         self.allocation();
         self.placement();
         self.protection();
@@ -121,16 +121,6 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
         self.hints();
         self.misuse();
         self.reservation();
-    }
-
-    /// Every check, of capabilities too.
-    pub(crate) fn run_whole(&self)
-    where
-        O: Capable,
-    {
-        self.facts();
-        self.capability_facts();
-        self.operations();
         self.capabilities();
     }
 

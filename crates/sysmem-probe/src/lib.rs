@@ -98,7 +98,7 @@ impl<O: Os + Guards + MemoryObjects + Sealing + HugePageControl> Capable for O {
 /// Checks every operation of `os`, and prints facts, results and the closing line to `out`.
 ///
 /// What `out` refuses to take is lost; the answer is not.
-pub fn run<O: Os, P: Platform>(
+pub fn run<O: Capable, P: Platform>(
     os: &O,
     platform: &P,
     out: &mut dyn fmt::Write,
@@ -109,20 +109,8 @@ pub fn run<O: Os, P: Platform>(
     suite.finish()
 }
 
-/// [`run`], and the checks of what only some systems have.
-pub fn run_whole<O: Capable, P: Platform>(
-    os: &O,
-    platform: &P,
-    out: &mut dyn fmt::Write,
-    options: Options,
-) -> Summary {
-    let suite = checks::Suite::new(os, platform, out, options);
-    suite.run_whole();
-    suite.finish()
-}
-
-/// [`run_whole`] on the running system.
+/// [`run`] on the running system.
 #[cfg(any(unix, windows))]
 pub fn run_native(out: &mut dyn fmt::Write, options: Options) -> Summary {
-    run_whole(&sysmem::Native::NEW, &Running::NEW, out, options)
+    run(&sysmem::Native::NEW, &Running::NEW, out, options)
 }

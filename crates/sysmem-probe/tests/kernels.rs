@@ -6,12 +6,12 @@ mod harness;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use harness::{Run, run, run_operations};
+use harness::run;
 use sysmem::os::{darwin::Darwin, dragonfly::DragonFly, freebsd::FreeBsd, illumos::Illumos};
 use sysmem::os::{linux::Linux, netbsd::NetBsd, openbsd::OpenBsd, windows::Windows};
 use sysmem::sim::{self, Backing, LazilyFreed, Mapping, Overcommit, Settings, Simulated, System};
-use sysmem::{Errno, Inheritance, Os, PageRange, Protection};
-use sysmem_probe::{Access, Options, Platform, Running, Seen, Signal, Summary};
+use sysmem::{Errno, Inheritance, PageRange, Protection};
+use sysmem_probe::{Access, Capable, Options, Platform, Running, Seen, Signal, Summary};
 
 #[test]
 fn every_promise_is_kept_by_the_running_kernel() {
@@ -116,21 +116,14 @@ impl<S: System> Platform for Around<S> {
 
 /// Runs the suite on a simulated Linux; what is not supported is returned.
 fn passes_on(settings: Settings) -> Vec<String> {
-    passes_as(run, Linux::new, settings)
+    passes_as(Linux::new, settings)
 }
 
-/// A suite for a backend over its simulated kernel.
-type Suite<S, O> = fn(&O, &Around<S>) -> Run;
-
-/// Runs a suite on a backend over its simulated kernel; what is not supported is returned.
-fn passes_as<S: System, O: Os>(
-    suite: Suite<S, O>,
-    new: fn(Simulated<S>) -> O,
-    settings: Settings,
-) -> Vec<String> {
+/// Runs the suite on a backend over its simulated kernel; what is not supported is returned.
+fn passes_as<S: System, O: Capable>(new: fn(Simulated<S>) -> O, settings: Settings) -> Vec<String> {
     let kernel = Simulated::<S>::start(settings.clone());
     let os = new(kernel.clone());
-    let run = suite(&os, &Around { kernel: kernel.clone(), backing: settings.backing });
+    let run = run(&os, &Around { kernel: kernel.clone(), backing: settings.backing });
     assert_eq!(run.names("fail"), [""; 0], "{settings:?}\n{}", run.text);
     assert!(run.summary.passed >= 65, "{settings:?}\n{}", run.text);
     kernel.verify();
@@ -154,10 +147,9 @@ fn every_promise_is_kept_by_simulated_linux_on_real_memory() {
     );
 }
 
-/// Runs a suite on a backend over its simulated kernel: on both backings, with pages of each
+/// Runs the suite on a backend over its simulated kernel: on both backings, with pages of each
 /// size that the system has; lazily freed pages are dropped early, late, or as the seed says.
-fn passes_everywhere<S: System, O: Os>(
-    suite: Suite<S, O>,
+fn passes_everywhere<S: System, O: Capable>(
     new: fn(Simulated<S>) -> O,
     page_sizes: &[usize],
     version: (u32, u32),
@@ -169,7 +161,7 @@ fn passes_everywhere<S: System, O: Os>(
             let real = backing.backing == Backing::Real;
             let page_size = if real { page_size.max(sysmem::page_size()) } else { page_size };
             let lazily_freed = lazily_freed.next().unwrap();
-            passes_as(suite, new, Settings { version, page_size, lazily_freed, ..backing.clone() });
+            passes_as(new, Settings { version, page_size, lazily_freed, ..backing.clone() });
         }
     }
 }
@@ -180,28 +172,40 @@ const KIB: usize = 1 << 10;
 fn every_promise_is_kept_by_the_simulated_bsds() {
     // FreeBSD and NetBSD have larger pages on some machines (PAGE_SIZE of <machine/param.h>: 16 KiB
     // on arm64 by option, 8 KiB on sparc64), OpenBSD has 8 KiB and 16 KiB ones.
-    passes_everywhere::<sim::FreeBsd, _>(run, FreeBsd::new, &[4 * KIB, 16 * KIB], (1, 0));
-    passes_everywhere::<sim::NetBsd, _>(run, NetBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
-    passes_everywhere::<sim::OpenBsd, _>(run, OpenBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
-    passes_everywhere::<sim::DragonFly, _>(run, DragonFly::new, &[4 * KIB], (1, 0));
+    passes_everywhere::<sim::FreeBsd, _>(FreeBsd::new, &[4 * KIB, 16 * KIB], (1, 0));
+    passes_everywhere::<sim::NetBsd, _>(NetBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
+    passes_everywhere::<sim::OpenBsd, _>(OpenBsd::new, &[4 * KIB, 8 * KIB], (1, 0));
+    passes_everywhere::<sim::DragonFly, _>(DragonFly::new, &[4 * KIB], (1, 0));
 }
 
 #[test]
 fn every_promise_is_kept_by_simulated_illumos() {
     // 8 KiB on sparc.
-    passes_everywhere::<sim::Illumos, _>(run, Illumos::new, &[4 * KIB, 8 * KIB], (1, 0));
+    passes_everywhere::<sim::Illumos, _>(Illumos::new, &[4 * KIB, 8 * KIB], (1, 0));
 }
 
 #[test]
 fn every_promise_is_kept_by_simulated_darwin() {
     // 16 KiB on arm64.
-    passes_everywhere::<sim::Darwin, _>(run, Darwin::new, &[4 * KIB, 16 * KIB], (1, 0));
+    passes_everywhere::<sim::Darwin, _>(Darwin::new, &[4 * KIB, 16 * KIB], (1, 0));
 }
 
 #[test]
 fn every_promise_is_kept_by_simulated_windows_with_virtual_alloc_2_and_without() {
     for version in [(6, 1), (10, 1803)] {
-        passes_everywhere::<sim::Windows, _>(run_operations, Windows::new, &[4 * KIB], version);
+        passes_everywhere::<sim::Windows, _>(Windows::new, &[4 * KIB], version);
+    }
+}
+
+#[test]
+fn large_pages_of_simulated_windows_are_checked_where_the_user_may_have_them() {
+    for (lock_memory_privilege, base) in [(false, HEAP), (true, HEAP), (true, REAL)] {
+        let settings = Settings { lock_memory_privilege, version: (10, 1803), ..base };
+        let not_supported = passes_as::<sim::Windows, _>(Windows::new, settings);
+        for check in ["alloc_huge", "switch_huge_pages"] {
+            let skipped = not_supported.iter().any(|name| name.starts_with(check));
+            assert_eq!(skipped, !lock_memory_privilege, "{check}: {not_supported:?}");
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What only some systems have: guards, memory objects, seals, memory in huge pages.
 
+use sysmem::huge::Scope;
 use sysmem::os::capabilities::{MemoryObject, PageRow};
 use sysmem::os::{Policy, Source};
-use sysmem::{ErrorKind, Protection, ReserveOptions};
+use sysmem::{Error, ErrorKind, Protection, ReserveOptions};
 
 use super::Suite;
 use crate::Capable;
@@ -71,6 +72,7 @@ impl<'a, O: Capable, P: Platform> Suite<'a, O, P> {
         self.check("object: what is taken out of sight faults, and is kept", Self::out_of_sight);
         self.check("object: a view that is read only cannot be written to", Self::view_to_read);
         self.check("seal: protection and place stay", Self::seal);
+        self.check("switch_huge_pages: what is set for the process is told", Self::switched);
         self.check("alloc_huge: memory is zero, readable and writable", Self::huge_memory);
     }
 
@@ -213,23 +215,45 @@ impl<'a, O: Capable, P: Platform> Suite<'a, O, P> {
         Ok(())
     }
 
+    fn switched(&self) -> Checked {
+        let on = || self.os.huge_pages().on_for_process;
+        let Some(was) = on() else {
+            return Err(self.cannot("this system does not tell"));
+        };
+        let switch = |on| self.os.switch_huge_pages(Scope::Process, on);
+        switch(!was).map_err(|error| self.not_for_everybody(error))?;
+        let told = on();
+        switch(was)?;
+        self.ensure(told == Some(!was), format_args!("set to {}, told {told:?}", !was))?;
+        let told = on();
+        self.ensure(told == Some(was), format_args!("set back to {was}, told {told:?}"))
+    }
+
+    /// A refusal that breaks no promise where huge pages are not set aside, or not for everybody.
+    fn not_for_everybody(&self, error: Error) -> Stop {
+        match error.kind() {
+            ErrorKind::OutOfMemory { .. } | ErrorKind::NoPrivilege { .. } | ErrorKind::Denied => {
+                self.note(format_args!("{error}"));
+                Stop::NotSupported
+            }
+            _ => error.into(),
+        }
+    }
+
     fn huge_memory(&self) -> Checked {
         let Some(size) = self.os.huge_pages().size else {
             return Err(self.cannot("this system has no huge pages"));
         };
-        let start = match self.os.alloc_huge(size) {
-            Ok(start) => start,
-            Err(error) => match error.kind() {
-                // None are set aside, or not for everybody.
-                ErrorKind::OutOfMemory { .. }
-                | ErrorKind::NoPrivilege { .. }
-                | ErrorKind::Denied => {
-                    self.note(format_args!("{error}"));
-                    return Err(Stop::NotSupported);
-                }
-                _ => return Err(error.into()),
-            },
-        };
+        let mut allocated = self.os.alloc_huge(size);
+        // A privilege that a process has is not yet one that is switched on.
+        let refused = |error: &Error| matches!(error.kind(), ErrorKind::NoPrivilege { .. });
+        if allocated.as_ref().is_err_and(refused)
+            && self.os.switch_huge_pages(Scope::Process, true).is_ok()
+        {
+            allocated = self.os.alloc_huge(size);
+            self.os.switch_huge_pages(Scope::Process, false)?;
+        }
+        let start = allocated.map_err(|error| self.not_for_everybody(error))?;
         let region = Region::of(self, start.as_ptr(), size);
         // Not by a child first: its copy would be another huge page, of which there may be none.
         self.words_are(region.range(), |_| Some(0))?;

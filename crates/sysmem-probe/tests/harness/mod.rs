@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sysmem::Os;
 use sysmem_probe::{Capable, Options, Platform, Summary};
 
 /// One run at a time: the suite measures the process.
@@ -39,14 +38,6 @@ impl Run {
 const OPTIONS: Options = Options { json: true, beside: Some(beside) };
 
 pub fn run<O: Capable, P: Platform>(os: &O, platform: &P) -> Run {
-    let _alone = alone();
-    let mut text = String::new();
-    let summary = sysmem_probe::run_whole(os, platform, &mut text, OPTIONS);
-    taken_apart(text, summary)
-}
-
-/// A run without the checks of what only some systems have.
-pub fn run_operations<O: Os, P: Platform>(os: &O, platform: &P) -> Run {
     let _alone = alone();
     let mut text = String::new();
     let summary = sysmem_probe::run(os, platform, &mut text, OPTIONS);

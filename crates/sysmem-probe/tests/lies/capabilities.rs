@@ -111,11 +111,17 @@ impl HugePageControl for Liar {
         let honest = NATIVE.huge_pages();
         match self.lie {
             Lie::HugeMemoryIsDirty => HugePages { size: honest.size.or(Some(2 << 20)), ..honest },
+            Lie::SwitchDoesNothing => {
+                HugePages { on_for_process: honest.on_for_process.or(Some(true)), ..honest }
+            }
             _ => honest,
         }
     }
 
     fn switch_huge_pages(&self, scope: Scope, on: bool) -> Result<(), Error> {
+        if self.lie == Lie::SwitchDoesNothing {
+            return Ok(());
+        }
         NATIVE.switch_huge_pages(scope, on)
     }
 

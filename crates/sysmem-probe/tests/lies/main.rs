@@ -72,6 +72,7 @@ enum Lie {
     ViewsStayInSight,
     ViewsAreWritable,
     SealsDoNothing,
+    SwitchDoesNothing,
     HugeMemoryIsDirty,
 }
 
@@ -228,6 +229,7 @@ const LIES: &[(Lie, &[&str])] = &[
     (Lie::ViewsStayInSight, &["object: what is taken"]),
     (Lie::ViewsAreWritable, &["object: a view that is read only"]),
     (Lie::SealsDoNothing, &["seal: protection"]),
+    (Lie::SwitchDoesNothing, &["switch_huge_pages: what is set"]),
     (Lie::HugeMemoryIsDirty, &["alloc_huge: memory is zero"]),
 ];
 

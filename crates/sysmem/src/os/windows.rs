@@ -52,6 +52,7 @@ pub(crate) const PAGE_READWRITE: u32 = 0x04;
 pub(crate) const PAGE_EXECUTE_READ: u32 = 0x20;
 pub(crate) const ERROR_NOT_ENOUGH_MEMORY: Errno = Errno(8);
 pub(crate) const ERROR_OUTOFMEMORY: Errno = Errno(14);
+pub(crate) const ERROR_CALL_NOT_IMPLEMENTED: Errno = Errno(120);
 pub(crate) const ERROR_INVALID_ADDRESS: Errno = Errno(487);
 pub(crate) const ERROR_NO_SYSTEM_RESOURCES: Errno = Errno(1450);
 pub(crate) const ERROR_COMMITMENT_LIMIT: Errno = Errno(1455);
@@ -121,6 +122,8 @@ impl<K: VirtualMemory> Windows<K> {
             ERROR_NOT_ENOUGH_MEMORY | ERROR_OUTOFMEMORY | ERROR_NO_SYSTEM_RESOURCES => {
                 ErrorKind::OutOfMemory { errno: Some(errno), limit: None }
             }
+            // "This function is not supported on this system."
+            ERROR_CALL_NOT_IMPLEMENTED => ErrorKind::NotSupported,
             errno => ErrorKind::System(errno),
         };
         range.error(operation, kind)

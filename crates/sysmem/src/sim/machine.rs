@@ -32,6 +32,8 @@ pub struct Machine {
     /// Whether huge pages are switched off for the process, and when the machine builds them.
     pub(crate) huge_pages_off: bool,
     pub(crate) huge_page_mode: &'static str,
+    /// Whether the process has switched on the privilege to lock memory, if its user has it.
+    pub(crate) may_lock_memory: bool,
     /// What the process is not judged by, however resident it is: reusable memory of Darwin.
     pub(crate) reusable: Ranges,
     /// Whether the thread of a Darwin process writes to memory for a JIT now.
@@ -69,6 +71,7 @@ impl Machine {
             starve_replacement: false,
             huge_pages_off: false,
             huge_page_mode: "madvise",
+            may_lock_memory: false,
             reusable: Ranges::default(),
             jit_writable: false,
             memory,

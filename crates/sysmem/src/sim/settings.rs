@@ -117,7 +117,8 @@ pub struct Settings {
     pub allow_jit: bool,
     /// `kern.elf64.aslr.enable` of FreeBSD: a hint is where to begin, not where to be.
     pub aslr: bool,
-    /// Whether the process may have large pages of Windows (`SeLockMemoryPrivilege`).
+    /// Whether the user of the process has been given what large pages of Windows take
+    /// (`SeLockMemoryPrivilege`), which the process has yet to switch on.
     pub lock_memory_privilege: bool,
     /// When lazily freed pages lose their contents.
     pub lazily_freed: LazilyFreed,

@@ -2,7 +2,7 @@
 //!
 //! There is such memory on the real backing only. On the heap backing a Linux answers as a kernel
 //! built without CONFIG_MEMFD_CREATE does, a FreeBSD as in a jail that forbids it, a NetBSD as 7.0, a
-//! Windows as out of memory.
+//! Windows as one that has the call and nothing behind it (`ERROR_CALL_NOT_IMPLEMENTED`).
 
 use std::ffi::CStr;
 use std::ops::Range;

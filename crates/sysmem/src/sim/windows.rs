@@ -16,7 +16,12 @@ use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
 use super::{Simulated, System};
-use crate::calls::{AddressRequirements, Kernel, Region, VirtualMemory, WorkingSetPage};
+use crate::calls::{
+    AddressRequirements, Kernel, LargePages, Region, VirtualMemory, WorkingSetPage,
+};
+use crate::os::windows::large_pages::{
+    ERROR_INVALID_PARAMETER, ERROR_NOT_ALL_ASSIGNED, ERROR_PRIVILEGE_NOT_HELD, MEM_LARGE_PAGES,
+};
 use crate::os::windows::{
     ERROR_COMMITMENT_LIMIT, ERROR_INVALID_ADDRESS, ERROR_NOT_ENOUGH_MEMORY, MEM_COMMIT,
     MEM_DECOMMIT, MEM_RELEASE, MEM_RESERVE, MEM_RESET, PAGE_EXECUTE_READ, PAGE_NOACCESS,
@@ -31,11 +36,8 @@ pub struct Windows;
 /// `dwAllocationGranularity` of SYSTEM_INFO.
 const GRANULARITY: usize = 64 << 10;
 const MEM_TOP_DOWN: u32 = 0x10_0000;
-const MEM_LARGE_PAGES: u32 = 0x2000_0000;
-const ERROR_INVALID_PARAMETER: Errno = Errno(87);
 const ERROR_NOT_LOCKED: Errno = Errno(158);
 const ERROR_NOACCESS: Errno = Errno(998);
-const ERROR_PRIVILEGE_NOT_HELD: Errno = Errno(1314);
 const ERROR_WORKING_SET_QUOTA: Errno = Errno(1453);
 /// The first version with VirtualAlloc2: Windows 10 1803.
 const ALLOC_2: (u32, u32) = (10, 1803);
@@ -115,6 +117,11 @@ fn reserve(
     Ok(machine.pointer(range.start))
 }
 
+/// Whether the privilege to lock memory is switched on.
+fn may_lock_memory(machine: &Machine) -> bool {
+    machine.settings.lock_memory_privilege && machine.may_lock_memory
+}
+
 /// `VirtualAlloc`.
 fn alloc(
     machine: &mut Machine,
@@ -134,7 +141,7 @@ fn alloc(
         if !whole || kind != MEM_RESERVE | MEM_COMMIT {
             return Err(ERROR_INVALID_PARAMETER);
         }
-        if !machine.settings.lock_memory_privilege {
+        if !may_lock_memory(machine) {
             return Err(ERROR_PRIVILEGE_NOT_HELD);
         }
     }
@@ -405,5 +412,26 @@ unsafe impl VirtualMemory for Simulated<Windows> {
 
     fn commit_limit(&self) -> Option<u64> {
         Some(commit_limit(&self.call()))
+    }
+}
+
+impl LargePages for Simulated<Windows> {
+    fn large_page_size(&self) -> usize {
+        self.call().settings.huge_page_size.unwrap_or(0)
+    }
+
+    fn lock_memory_privilege(&self) -> Option<bool> {
+        Some(may_lock_memory(&self.call()))
+    }
+
+    fn switch_lock_memory_privilege(&self, on: bool) -> Result<(), Errno> {
+        let machine = &mut *self.call();
+        // "… cannot add new privileges to the access token. It can only enable or disable the token's
+        // existing privileges" (AdjustTokenPrivileges), which are disabled at first.
+        if !machine.settings.lock_memory_privilege {
+            return Err(ERROR_NOT_ALL_ASSIGNED);
+        }
+        machine.may_lock_memory = on;
+        Ok(())
     }
 }

@@ -104,6 +104,13 @@ fn windows_maps_whole_sections_and_commits_what_is_shown() {
 }
 
 #[test]
+fn windows_says_that_it_has_no_sections_where_the_call_is_not_implemented() {
+    let os = windows();
+    os.kernel().answer(|asked| matches!(asked, CreateSection(..)).then_some(Err(120)));
+    assert_eq!(os.create_object(LEN).unwrap_err().kind(), ErrorKind::NotSupported);
+}
+
+#[test]
 fn windows_gives_the_pages_of_a_section_back_through_a_view_of_their_own() {
     let os = windows();
     let object = os.create_object(64 * PAGE).unwrap();

@@ -75,7 +75,7 @@ const ASKED: &[(&str, &str, &str)] = &[
     ("12d", "FONDAIW", "beyond the limit"),
     ("12e", "FONDAIW", "protecting and unmapping what is locked"),
     ("12f", "FON", "MADV_WILLNEED"),
-    ("13a", "F", "what is said of superpages"),
+    ("13a", "FW", "what is said of superpages"),
     ("13b", "F", "superpages made"),
     ("13c", "F", "superpages broken"),
     ("14f", "FNDAIW", "mincore"),

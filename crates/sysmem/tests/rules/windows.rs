@@ -3,7 +3,7 @@
 
 use std::ptr::with_exposed_provenance_mut;
 
-use sysmem::calls::{AddressRequirements, VirtualMemory, WorkingSetPage};
+use sysmem::calls::{AddressRequirements, LargePages, VirtualMemory, WorkingSetPage};
 use sysmem::sim::{self, LazilyFreed, Overcommit, Settings, Simulated};
 use sysmem::{Errno, PageRange, Protection};
 
@@ -19,6 +19,8 @@ const NOACCESS: u32 = 1;
 const READONLY: u32 = 2;
 const READWRITE: u32 = 4;
 const EXECUTE_READ: u32 = 0x20;
+
+const LARGE_PAGES: u32 = 0x2000_0000;
 
 const TIB: usize = 1 << 40;
 
@@ -395,5 +397,29 @@ pub(crate) const ROWS: &[WindowsRow] = &[
             ]
         },
         answers: &[1453, 0, 0, 0],
+    },
+    WindowsRow {
+        question: "13a: the privilege for large pages switched on by who has not been given it; large \
+            pages by who has, and did not switch it on; who did; half of one; only reserved; given \
+            back in part; whole; switched off again",
+        settings: |settings| settings.alignment = 2 << 20,
+        ask: |kernel| {
+            const LARGE: usize = 2 << 20;
+            let ask = |len, kind| alloc(kernel, 0, len, kind | LARGE_PAGES, READWRITE);
+            let mut told = vec![code(kernel.switch_lock_memory_privilege(true))];
+            kernel.set(|settings| settings.lock_memory_privilege = true);
+            told.push(code(ask(LARGE, RESERVE | COMMIT)));
+            kernel.switch_lock_memory_privilege(true).unwrap();
+            let large = ask(LARGE, RESERVE | COMMIT).unwrap();
+            told.push((large % LARGE) as i64);
+            told.push(code(ask(LARGE / 2, RESERVE | COMMIT)));
+            told.push(code(ask(LARGE, RESERVE)));
+            told.push(free(kernel, large, PAGE, DECOMMIT));
+            told.push(free(kernel, large, 0, RELEASE));
+            kernel.switch_lock_memory_privilege(false).unwrap();
+            told.push(code(ask(LARGE, RESERVE | COMMIT)));
+            told
+        },
+        answers: &[1300, 1314, 0, 87, 87, 487, 0, 1314],
     },
 ];

@@ -13,7 +13,8 @@ use crate::Errno;
 use crate::calls::Sections;
 use crate::os::unix::{PROT_EXEC, PROT_READ, PROT_WRITE};
 use crate::os::windows::{
-    ERROR_INVALID_ADDRESS, ERROR_NOT_ENOUGH_MEMORY, FILE_MAP_EXECUTE, FILE_MAP_READ, FILE_MAP_WRITE,
+    ERROR_CALL_NOT_IMPLEMENTED, ERROR_INVALID_ADDRESS, ERROR_NOT_ENOUGH_MEMORY, FILE_MAP_EXECUTE,
+    FILE_MAP_READ, FILE_MAP_WRITE,
 };
 use crate::sim::machine::Machine;
 use crate::sim::mappings::{Attributes, Mapping};
@@ -29,8 +30,8 @@ const ERROR_MAPPED_ALIGNMENT: Errno = Errno(1132);
 // SAFETY: as for `Calls`.
 unsafe impl Sections for Simulated<Windows> {
     fn create_section(&self, len: usize) -> Result<usize, Errno> {
-        // On the heap backing there is none.
-        let section = self.call().create_object(len).ok_or(ERROR_NOT_ENOUGH_MEMORY)?;
+        // Where the simulator has none.
+        let section = self.call().create_object(len).ok_or(ERROR_CALL_NOT_IMPLEMENTED)?;
         Ok(section as usize)
     }
 
