@@ -5,8 +5,10 @@
 //! - `MAP_TRYFIXED` maps at the address if nothing is there, and answers ENOMEM otherwise
 //!   (`vm_mmap`).
 //! - `MAP_SIZEALIGN` aligns a mapping to its own size (mmap(2)); other alignments are trimmed.
-//! - A fixed mapping removes what was there before the new one is entered, but the limit on
-//!   mappings (`vm.max_proc_mmap`) is looked at first; both are ENOMEM.
+//! - A fixed mapping removes what was there before the new one is entered, and where removing blocks,
+//!   another thread may take the place; the limits (`vm.max_proc_mmap`, `RLIMIT_VMEM`) are looked at
+//!   before. Both are ENOMEM, and nothing tells afterwards whose the place is: so the limits are tried
+//!   first.
 //! - There is no accounting of promised memory: `mprotect` is never refused.
 //! - A forked child cannot be given zeros. `MADV_FREE` is lazy, as on FreeBSD.
 //! - Anonymous memory is not built out of superpages.
@@ -80,26 +82,17 @@ impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
         unsafe { kernel.madvise(range.start, range.len, advice) }.map_err(ErrorKind::System)
     }
 
-    fn refusal_leaves(errno: Errno) -> Leaves {
-        match errno {
-            ENOMEM => Leaves::Unknown,
-            _ => Leaves::Hole,
-        }
+    fn limits_allow(kernel: &K, len: usize) -> Result<(), Errno> {
+        // They count a fixed mapping in full, as they count one that is anywhere (`vm_mmap`).
+        // SAFETY: nothing is replaced.
+        let start = unsafe { kernel.mmap(ptr::null_mut(), len, PROT_NONE, ANONYMOUS) }?;
+        // SAFETY: just mapped. If that is refused, the space stays taken.
+        let _ = unsafe { kernel.munmap(start, len) };
+        Ok(())
     }
 
-    fn still_mapped(kernel: &K, range: PageRange) -> bool {
-        // mincore(2) does not tell holes here. Limits refuse before anything is removed, and
-        // refuse as much anywhere else; where that is to be had, another thread has taken the
-        // place between its removal and the new mapping.
-        // SAFETY: nothing is replaced.
-        match unsafe { kernel.mmap(ptr::null_mut(), range.len, PROT_NONE, ANONYMOUS) } {
-            Ok(start) => {
-                // SAFETY: just mapped. If that is refused, the space stays taken.
-                let _ = unsafe { kernel.munmap(start, range.len) };
-                false
-            }
-            Err(_) => true,
-        }
+    fn refusal_leaves(_errno: Errno) -> Leaves {
+        Leaves::Hole
     }
 
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {

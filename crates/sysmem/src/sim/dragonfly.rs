@@ -118,7 +118,8 @@ impl Bsd for DragonFly {
         let mut attributes = bsd::attributes(machine, bits & PROT_ALL, flags);
         attributes.dumped = flags & MAP_NOCORE == 0;
         machine.replace(range, |machine| {
-            // Out of kernel memory: what was there is gone.
+            // `vm_map_insert`: another thread had the place (KERN_NO_SPACE), because `vm_map_remove`
+            // blocked and so gave up the token of the map. What was there is gone.
             let starved = fixed && core::mem::take(&mut machine.starve_replacement);
             if starved { Err(ENOMEM) } else { Ok(attributes) }
         })?;

@@ -518,6 +518,23 @@ fn dragonfly_keeps_what_the_limit_on_mappings_refuses_to_replace() {
 }
 
 #[test]
+fn dragonfly_never_calls_its_own_what_another_thread_may_have_taken() {
+    let os = dragonfly();
+    // The place is another thread's between its removal and the new mapping, and the process has met
+    // a limit since: every mapping is refused from then on, as it is where nothing was removed.
+    let mut removed = false;
+    os.kernel().answer(move |asked| {
+        removed |= is_fixed(asked);
+        (removed && matches!(asked, Mmap(..))).then_some(Err(ENOMEM))
+    });
+    assert_eq!(os.do_fault(PLAIN).unwrap_err().kind(), ErrorKind::Lost);
+    // Before anything is removed the limits are tried, which refuse the one as they do the other.
+    let limits = [Mmap(0, LEN, 0, ANON), Munmap(ANYWHERE, LEN)];
+    let replacing = [Mmap(AT, LEN, 0, FIXED), Mmap(AT, LEN, 0, ANON | 0x1_0000)];
+    assert_eq!(os.kernel().asked(), [limits, replacing].concat());
+}
+
+#[test]
 fn freebsd_says_that_superpages_are_switched_at_boot() {
     use sysmem::huge::{HugePageControl, Mode, Scope};
     for tunable in [c"vm.pmap.pg_ps_enabled", c"vm.pmap.superpages_enabled"] {

@@ -185,9 +185,7 @@ fn the_reported_state_is_true_whichever_replacement_stops_half_way<S: System>() 
         for then_fails in [None, Some(1), Some(2)] {
             for first in 0..calls {
                 let mut world = world::<S>(&settings);
-                // A rival that is quicker, and then a kernel that refuses the second look as well,
-                // DragonFly cannot tell from a limit (`still_mapped`).
-                world.kernel.set(|settings| settings.rival = rival && then_fails.is_none());
+                world.kernel.set(|settings| settings.rival = rival);
                 world.starve(first, then_fails, Errno(12));
                 run(&mut world, &operations);
                 world.finish();

@@ -37,6 +37,9 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         policy: Policy,
     ) -> Replaced {
         let PageRange { start, len } = range;
+        if let Err(errno) = R::limits_allow(&self.kernel, len) {
+            return Replaced::Kept(errno);
+        }
         let (flags, maximum) = R::policy_bits(policy);
         let kind = match protection {
             Protection::NoAccess => R::RESERVED,

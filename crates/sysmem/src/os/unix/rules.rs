@@ -122,6 +122,13 @@ pub trait UnixRules<K: UnixCalls>:
         Err(ErrorKind::NotSupported)
     }
 
+    /// Asked before a fixed mapping: whether the limits let one of that length through, where a
+    /// refusal by one of them could not be told from a hole afterwards.
+    fn limits_allow(kernel: &K, len: usize) -> Result<(), Errno> {
+        let _ = (kernel, len);
+        Ok(())
+    }
+
     /// What a fixed mapping refused for that reason leaves.
     fn refusal_leaves(errno: Errno) -> Leaves;
 
