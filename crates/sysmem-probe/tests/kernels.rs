@@ -10,7 +10,7 @@ use harness::run;
 use sysmem::os::{darwin::Darwin, dragonfly::DragonFly, freebsd::FreeBsd, illumos::Illumos};
 use sysmem::os::{linux::Linux, netbsd::NetBsd, openbsd::OpenBsd, windows::Windows};
 use sysmem::sim::{self, Backing, LazilyFreed, Mapping, Overcommit, Settings, Simulated, System};
-use sysmem::{Errno, Inheritance, PageRange, Protection};
+use sysmem::{Errno, Inheritance, Os, PageRange, Protection};
 use sysmem_probe::{Access, Capable, Options, Platform, Running, Seen, Signal, Summary};
 
 #[test]
@@ -38,6 +38,49 @@ fn lines_facts_and_the_closing_line_are_for_people() {
     for fact in ["system ", "release ", "page size ", "RLIMIT_AS ", "unused eagerly "] {
         assert_eq!(begins(fact), 1, "{fact} in {text}");
     }
+}
+
+/// A signal of any of the systems by its number: SIGBUS is 7 on Linux, 10 elsewhere.
+fn named(number: i32) -> Signal {
+    if number == 11 { Signal::Segv } else { Signal::Bus }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_running_kernel_sends_the_signals_that_the_simulated_one_tells_of() {
+    use sim::{Stray, Told};
+    use sysmem::calls::{Calls, Kernel};
+    let signal = match <sysmem::native::Kernel as Calls>::KERNEL {
+        Kernel::Linux => sim::Linux::signal,
+        Kernel::FreeBsd => sim::FreeBsd::signal,
+        Kernel::NetBsd => sim::NetBsd::signal,
+        Kernel::OpenBsd => sim::OpenBsd::signal,
+        Kernel::DragonFly => sim::DragonFly::signal,
+        Kernel::Illumos => sim::Illumos::signal,
+        Kernel::Darwin => sim::Darwin::signal,
+        Kernel::Windows => return,
+    };
+    let os = sysmem::Native::NEW;
+    let len = os.page_size();
+    let reserved = os.reserve(&sysmem::ReserveOptions::new(len)).unwrap().as_ptr();
+    let mut strays = vec![
+        (Stray::Refused, reserved.wrapping_add(5)),
+        // The first page is no program's.
+        (Stray::Unmapped, std::ptr::without_provenance_mut(8)),
+    ];
+    if cfg!(target_arch = "x86_64") {
+        strays.push((Stray::NotCanonical, std::ptr::without_provenance_mut(1 << 62)));
+    }
+    for (stray, place) in strays {
+        // SAFETY: it faults, in a child.
+        let seen = unsafe { Running.access(place, Access::Read) }.unwrap();
+        let Some(told) = signal(stray) else { continue };
+        let Seen::Fault { signal, code, address } = seen else { panic!("{stray:?}: {seen}") };
+        assert_eq!((signal, code), (named(told.number), told.code), "{stray:?}: {seen}");
+        assert_eq!(address == place.addr(), told.told == Told::Access, "{stray:?}: {seen}");
+    }
+    // SAFETY: the whole reservation, to which there is no reference.
+    unsafe { os.free(PageRange::new(reserved, len)) }.unwrap();
 }
 
 /// What a simulated process looks like from outside.
@@ -68,17 +111,23 @@ impl<S: System> Platform for Around<S> {
             // SAFETY: the caller's promise.
             return unsafe { Running.access(address, access) };
         }
-        let fault = |code| Seen::Fault { signal: Signal::Segv, code, address: address.addr() };
-        let Some(protection) = self.kernel.protection_at(address.addr()) else {
-            return Some(fault(1));
-        };
-        let allowed = match access {
-            Access::Read => protection != Protection::NoAccess,
-            Access::Write => protection == Protection::ReadWrite,
+        let (needed, kind) = match access {
+            Access::Read => (Protection::ReadOnly, 0),
+            Access::Write => (Protection::ReadWrite, 1),
             // Code on the heap does not run.
             Access::Execute => return None,
         };
-        Some(if allowed { Seen::Value(0) } else { fault(2) })
+        let fault = |signal, code| Seen::Fault { signal, code, address: address.addr() };
+        Some(match self.kernel.protection_at(address.addr()) {
+            Some(Protection::ReadWrite) => Seen::Value(0),
+            Some(Protection::ReadOnly | Protection::ReadExecute) if access == Access::Read => {
+                Seen::Value(0)
+            }
+            _ => match self.kernel.signal_at(address.addr(), needed) {
+                Some(told) => fault(named(told.number), told.code),
+                None => fault(Signal::AccessViolation, kind),
+            },
+        })
     }
 
     unsafe fn access_by_child(&self, address: *mut u8, access: Access) -> Option<Seen> {

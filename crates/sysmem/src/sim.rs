@@ -45,6 +45,7 @@ mod random;
 mod ranges;
 mod settings;
 mod shared;
+mod signals;
 mod unix;
 mod views;
 mod watched;
@@ -78,6 +79,7 @@ pub use mappings::{Attributes, Jit, Mapping, Totals};
 pub use netbsd::NetBsd;
 pub use openbsd::OpenBsd;
 pub use settings::{Backing, LazilyFreed, Overcommit, Settings};
+pub use signals::{Signal, Stray, Told};
 pub use watched::{Call, Faults, Faulty, Record, Trace, Traced, Watch, Watched};
 pub use windows::Windows;
 
@@ -90,6 +92,10 @@ pub trait System: Copy + fmt::Debug + Send + Sync + 'static {
     /// mlock(2) and munlock(2), or what comes closest.
     #[doc(hidden)]
     fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno>;
+
+    /// The signal for an access that memory does not allow; `None` where the system has no signals,
+    /// or no such addresses.
+    fn signal(stray: Stray) -> Option<Signal>;
 }
 
 /// The rules of a simulated Unix for the calls that every Unix has.

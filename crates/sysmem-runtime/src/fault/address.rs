@@ -1,8 +1,8 @@
 //! Whether the address that a signal tells is that of the access. Seen on FreeBSD 15-CURRENT, OpenBSD
-//! 7.6 and NetBSD 7.0, all on amd64:
+//! 7.6 and NetBSD 7.0, all on amd64; the simulated kernels say the same, and where others are read:
 //!
 //! - An access to a non-canonical address tells the address of the instruction on FreeBSD, as
-//!   SIGBUS, and on OpenBSD, as `SEGV_MAPERR`. Where the instruction lies in memory of ours, which a
+//!   SIGBUS, and on OpenBSD and illumos, as `SEGV_MAPERR`. Where the instruction lies in memory of ours, which a
 //!   JIT's does, that would be mistaken for a fault of that memory.
 //! - NetBSD tells some address of the stack then, as `SEGV_ACCERR`, which cannot be told apart.
 //! - What allows nothing, or not this, is told exactly and as `SEGV_ACCERR` on all of them; on
@@ -34,7 +34,7 @@ fn is_told_by(kernel: Kernel, told: Told, state: State) -> bool {
         // Anonymous memory that is Ready is never the cause of SIGBUS.
         Kernel::FreeBsd | Kernel::DragonFly => !told.bus || state != State::Ready,
         // Every page of a reservation is mapped.
-        Kernel::OpenBsd => told.bus || told.code != SEGV_MAPERR,
+        Kernel::OpenBsd | Kernel::Illumos => told.bus || told.code != SEGV_MAPERR,
         _ => true,
     }
 }
@@ -42,26 +42,35 @@ fn is_told_by(kernel: Kernel, told: Told, state: State) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sysmem::sim::{self, Stray, System};
+
+    /// What a process on a simulated kernel is told of an access; and where it is told, which address.
+    fn told<S: System>(stray: Stray) -> Option<(Told, sim::Told)> {
+        let signal = S::signal(stray)?;
+        Some((Told { bus: signal.number != libc::SIGSEGV, code: signal.code }, signal.told))
+    }
+
+    fn only_addresses_of_accesses_are_believed<S: System>() {
+        for state in [State::Reserved, State::Prepared, State::Ready] {
+            let (refused, _) = told::<S>(Stray::Refused).unwrap();
+            assert!(is_told_by(S::KERNEL, refused, state), "{:?} {refused:?} {state:?}", S::KERNEL);
+        }
+        // The instruction lies in memory that is Ready.
+        if let Some((told, sim::Told::Instruction)) = told::<S>(Stray::NotCanonical) {
+            assert!(!is_told_by(S::KERNEL, told, State::Ready), "{:?} {told:?}", S::KERNEL);
+        }
+    }
 
     #[test]
     fn the_address_of_an_instruction_is_not_taken_for_that_of_its_access() {
-        let (segv, bus) = (|code| Told { bus: false, code }, |code| Told { bus: true, code });
-        use State::*;
-        for (kernel, told, state, expected) in [
-            (Kernel::FreeBsd, bus(3), Ready, false),
-            (Kernel::FreeBsd, bus(3), Reserved, true),
-            (Kernel::FreeBsd, segv(2), Ready, true),
-            (Kernel::OpenBsd, segv(1), Ready, false),
-            (Kernel::OpenBsd, segv(2), Ready, true),
-            (Kernel::OpenBsd, segv(2), Reserved, true),
-            (Kernel::NetBsd, segv(2), Reserved, true),
-            (Kernel::Darwin, bus(2), Ready, true),
-            (Kernel::Darwin, bus(2), Reserved, true),
-            // A light guard.
-            (Kernel::Linux, segv(1), Reserved, true),
-            (Kernel::Linux, segv(2), Ready, true),
-        ] {
-            assert_eq!(is_told_by(kernel, told, state), expected, "{kernel:?} {told:?} {state:?}");
-        }
+        only_addresses_of_accesses_are_believed::<sim::Linux>();
+        only_addresses_of_accesses_are_believed::<sim::FreeBsd>();
+        only_addresses_of_accesses_are_believed::<sim::OpenBsd>();
+        only_addresses_of_accesses_are_believed::<sim::NetBsd>();
+        only_addresses_of_accesses_are_believed::<sim::DragonFly>();
+        only_addresses_of_accesses_are_believed::<sim::Darwin>();
+        only_addresses_of_accesses_are_believed::<sim::Illumos>();
+        // A light guard of Linux.
+        assert!(is_told_by(Kernel::Linux, Told { bus: false, code: SEGV_MAPERR }, State::Reserved));
     }
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
+use super::signals::{Signal, Stray};
 use super::unix::{MAP_SHARED, may_change, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Minherit};
@@ -58,6 +59,8 @@ pub struct Answers {
     pub(super) mincore_hole: Result<(), Errno>,
     /// Whether there is an `RLIMIT_AS`.
     pub(super) address_space_limit: bool,
+    /// The signal for an access to no address of the processor's.
+    pub(super) not_canonical: Signal,
 }
 
 /// The rules of a BSD, where it has its own.
@@ -156,6 +159,14 @@ impl<B: Bsd> System for B {
             machine.alter(&part, attributes);
         }
         Ok(())
+    }
+
+    fn signal(stray: Stray) -> Option<Signal> {
+        Some(match stray {
+            Stray::Refused => Signal::REFUSED,
+            Stray::Unmapped => Signal::UNMAPPED,
+            Stray::NotCanonical => B::ANSWERS.not_canonical,
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 use super::bsd::{self, outward};
 use super::machine::Machine;
 use super::mappings::{Attributes, Jit, Mapping};
+use super::signals::{BUS_ADRALN, SEGV_ACCERR, SIGBUS, SIGSEGV, Signal, Stray, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, MachVm, Mincore, Minherit, SwitchPerThread};
@@ -84,6 +85,17 @@ impl System for Darwin {
             machine.alter(&part, Attributes { locked, ..part.attributes.clone() });
         }
         Ok(())
+    }
+
+    fn signal(stray: Stray) -> Option<Signal> {
+        // bsd/uxkern/ux_exception.c, `ux_exception`: by what the fault was; bsd/dev/arm/unix_signal.c,
+        // `sendsig`: the code by the signal alone.
+        match stray {
+            Stray::Refused => Some(Signal::new(SIGBUS, BUS_ADRALN, Told::Access)),
+            Stray::Unmapped => Some(Signal::new(SIGSEGV, SEGV_ACCERR, Told::Access)),
+            // Of x86_64.
+            Stray::NotCanonical => None,
+        }
     }
 }
 

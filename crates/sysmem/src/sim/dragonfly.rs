@@ -1,6 +1,6 @@
 //! The rules of DragonFly BSD. None was seen: they are read in sys/vm/vm_mmap.c (`kern_mmap`,
-//! `vm_mmap`, `sys_munmap`, …) and sys/vm/vm_map.c (`vm_map_madvise`, `vm_map_unwire`, …), in
-//! versions later than 3.0, and in the manual pages of 6.4.
+//! `vm_mmap`, `sys_munmap`, …), sys/vm/vm_map.c (`vm_map_madvise`, `vm_map_unwire`, …) and
+//! sys/vm/vm_object.c, in versions later than 3.0 up to one of 2026, and in the manual pages of 6.4.
 
 use std::ops::Range;
 
@@ -8,13 +8,14 @@ use super::Simulated;
 use super::bsd::{self, Answers, Attributed, Bsd};
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::Mapping;
+use super::signals::{BUS_OBJERR, SIGBUS, Signal, Told};
 use super::unix::PROT_ALL;
-use crate::Errno;
 use crate::calls::{Kernel, Mincore};
 use crate::os::dragonfly::{
     MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_NOCORE, MAP_SIZEALIGN, MAP_TRYFIXED,
 };
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, PROT_READ, PROT_WRITE};
+use crate::{Errno, Protection};
 
 /// The rules of DragonFly BSD.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ impl Bsd for DragonFly {
         free: MADV_FREE,
         // madvise(2).
         free_is_lazy: true,
-        // As on FreeBSD, of which `vm_object_madvise` comes: not verified.
+        // `vm_object_madvise`: they are passed over.
         free_wired: Ok(()),
         core: Some([MADV_NOCORE, MADV_CORE]),
         // MADV_NOSYNC, MADV_AUTOSYNC; MADV_INVAL, which makes the page table anew (`sys_madvise`
@@ -52,9 +53,12 @@ impl Bsd for DragonFly {
         inherit_zeros: None,
         // `kern_mmap`.
         anonymous_offset: Err(EINVAL),
-        // `sys_mincore`.
-        mincore_hole: Ok(()),
+        // `sys_mincore`, in 2026. An older one told what is not mapped as not in memory.
+        mincore_hole: Err(ENOMEM),
         address_space_limit: true,
+        // `trap` (platform/pc64/x86_64/trap.c): a general protection fault, which tells no address. A
+        // page fault is SIGSEGV, whatever `trap_pfault` calls it.
+        not_canonical: Signal::new(SIGBUS, BUS_OBJERR, Told::Other),
     };
 
     fn mmap(
@@ -137,6 +141,12 @@ impl Bsd for DragonFly {
     ) -> Result<Attributed, Errno> {
         // `vm_map_protect`: no limit is looked at.
         Ok(bsd::protected)
+    }
+
+    fn mincore_byte(machine: &Machine, page: usize) -> u8 {
+        // vm.mincore_mapped=1, the default: what no page table has is not told.
+        let mapping = machine.mappings.at(page);
+        mapping.is_some_and(|mapping| mapping.attributes.protection != Protection::NoAccess).into()
     }
 }
 

@@ -8,6 +8,7 @@ use super::bsd::{self, Answers, Attributed, Bsd, EACCES, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
+use super::signals::{BUS_OBJERR, SIGBUS, Signal, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, protection};
 use super::{Simulated, listed};
 use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
@@ -24,6 +25,7 @@ use crate::{Errno, Inheritance, Protection};
 pub struct FreeBsd;
 
 const MAP_GUARD: i32 = 0x2000;
+const TOO_LARGE_FOR_A_GUARD: usize = 1 << 46;
 const ALIGNMENT: i32 = 0xff << 24;
 /// HASSEMAPHORE, STACK, NOSYNC, PREFAULT_READ: <sys/mman.h>.
 const WITHOUT_EFFECT: i32 = 0x200 | 0x400 | 0x800 | 0x4_0000;
@@ -132,6 +134,7 @@ impl Bsd for FreeBsd {
         anonymous_offset: Err(EINVAL),
         mincore_hole: Err(ENOMEM),
         address_space_limit: true,
+        not_canonical: Signal::new(SIGBUS, BUS_OBJERR, Told::Instruction),
     };
 
     fn mmap(
@@ -176,6 +179,10 @@ impl Bsd for FreeBsd {
         }
         // -1, -4096 and 1 << 63 are more than there is.
         let len = machine.round_up(len).ok_or(ENOMEM)?;
+        // A guard of 1 TiB is made, one of 64 TiB is not. Why, and where between, is not known.
+        if guard && len >= TOO_LARGE_FOR_A_GUARD {
+            return Err(ENOMEM);
+        }
         let fixed = flags & MAP_FIXED != 0;
         if fixed {
             let end = address.checked_add(len).ok_or(EINVAL)?;

@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
+use super::signals::{SEGV_MAPERR, SIGSEGV, Signal, Stray, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, protection};
 use super::{Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Memcntl, Mincore, PageSizes};
@@ -108,6 +109,16 @@ impl System for Illumos {
             let locked = locked && !part.attributes.uncharged;
             machine.alter(part, Attributes { locked, ..part.attributes.clone() });
             Ok(())
+        })
+    }
+
+    fn signal(stray: Stray) -> Option<Signal> {
+        // uts/i86pc/os/trap.c, `trap`: a page fault by what `pagefault` says; a general protection
+        // fault.
+        Some(match stray {
+            Stray::Refused => Signal::REFUSED,
+            Stray::Unmapped => Signal::UNMAPPED,
+            Stray::NotCanonical => Signal::new(SIGSEGV, SEGV_MAPERR, Told::Instruction),
         })
     }
 }

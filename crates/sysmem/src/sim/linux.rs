@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
+use super::signals::{SIGSEGV, Signal, Stray, Told};
 use super::unix::{may_change, protection};
 use super::{System, UnixSystem};
 use crate::calls::Kernel;
@@ -32,6 +33,17 @@ impl System for Linux {
 
     fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
         lock(machine, whole(machine, address, len)?, locked)
+    }
+
+    fn signal(stray: Stray) -> Option<Signal> {
+        // arch/x86/mm/fault.c, `bad_area`; arch/x86/kernel/traps.c, `exc_general_protection`:
+        // `SI_KERNEL`, and an address of zero.
+        const SI_KERNEL: i32 = 128;
+        Some(match stray {
+            Stray::Refused => Signal::REFUSED,
+            Stray::Unmapped => Signal::UNMAPPED,
+            Stray::NotCanonical => Signal::new(SIGSEGV, SI_KERNEL, Told::Other),
+        })
     }
 }
 

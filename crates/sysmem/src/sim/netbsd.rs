@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::bsd::{self, Answers, Attributed, Bsd, EACCES, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::Mapping;
+use super::signals::{SEGV_ACCERR, SIGSEGV, Signal, Told};
 use super::unix::{MAP_SHARED, PROT_ALL};
 use super::{Simulated, listed};
 use crate::Errno;
@@ -53,6 +54,8 @@ impl Bsd for NetBsd {
         anonymous_offset: Ok(()),
         mincore_hole: Err(ENOMEM),
         address_space_limit: true,
+        // The address was one of the stack.
+        not_canonical: Signal::new(SIGSEGV, SEGV_ACCERR, Told::Other),
     };
 
     fn mmap(

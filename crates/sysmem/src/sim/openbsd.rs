@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::bsd::{self, Answers, Attributed, Bsd, EAGAIN, EFAULT, ENOENT, PROCESS};
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
+use super::signals::{SEGV_MAPERR, SIGSEGV, Signal, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, may_change};
 use super::{Simulated, listed};
 use crate::calls::{Kernel, Seal, Sysctl};
@@ -55,6 +56,7 @@ impl Bsd for OpenBsd {
         // There is no mincore.
         mincore_hole: Ok(()),
         address_space_limit: false,
+        not_canonical: Signal::new(SIGSEGV, SEGV_MAPERR, Told::Instruction),
     };
 
     fn mmap(

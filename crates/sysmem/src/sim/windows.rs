@@ -1,7 +1,7 @@
 //! The rules of Windows. None was seen but under Wine 8: they are read in Microsoft's reference
 //! (memoryapi.h: VirtualAlloc, VirtualAlloc2, VirtualFree, VirtualProtect, VirtualQuery, VirtualLock;
 //! "Large-Page Support"), the NTSTATUS of what is refused in ReactOS (ntoskrnl/mm/ARM3/virtual.c of
-//! 0.4.15: `NtAllocateVirtualMemory`, `NtFreeVirtualMemory`, `MiProtectVirtualMemory`), and what that
+//! 0.4.15: `NtAllocateVirtualMemory`, `NtFreeVirtualMemory`, `MiProtectVirtualMemory`, `NtLockVirtualMemory`), and what that
 //! becomes in Microsoft's table "Mapping NT Status Error Codes to Win32 Error Codes".
 //!
 //! What one call reserved has a number of its own, so that nothing spans two. Committed pages are
@@ -15,6 +15,7 @@ use std::vec::Vec;
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
+use super::signals::{Signal, Stray};
 use super::{Simulated, System};
 use crate::calls::{
     AddressRequirements, Kernel, LargePages, Region, VirtualMemory, WorkingSetPage,
@@ -194,8 +195,9 @@ fn alloc(
             Ok(machine.pointer(range.start))
         }
         MEM_RESET => {
-            // Whatever the pages allow, they must be committed: taken from `VirtualProtect`. That,
-            // and with which error it is refused, is not verified.
+            // Whatever the pages allow, they must be committed: taken from `VirtualProtect`, and not
+            // verified. The reference does not say; ReactOS does nothing, with any page of a
+            // reservation.
             let range = pages(machine, address, len)?;
             let parts = parts(machine, &range)?;
             // Of a view, what is not committed is passed over (seen under Wine 8).
@@ -276,20 +278,18 @@ impl System for Windows {
     const KERNEL: Kernel = Kernel::Windows;
 
     fn lock(machine: &mut Machine, address: usize, len: usize, locked: bool) -> Result<(), Errno> {
-        // `VirtualLock`: all pages must be committed, and be accessible; the reference does not say
-        // with which errors it refuses, and these are not verified.
+        // ReactOS, `MiLockVirtualMemory`: every page is read; what is not reserved, not committed or
+        // allows nothing is STATUS_ACCESS_VIOLATION.
         let range = pages(machine, address, len)?;
         let parts = machine.mappings.inside(range.clone());
-        if !machine.is_mapped(&range) || committed(&parts).is_err() {
-            return Err(ERROR_INVALID_ADDRESS);
-        }
-        let any =
-            |refused: fn(&Attributes) -> bool| parts.iter().any(|part| refused(&part.attributes));
-        if locked && any(|part| part.protection == Protection::NoAccess) {
+        let mapped = machine.is_mapped(&range);
+        let all = |is: fn(&Attributes) -> bool| parts.iter().all(|part| is(&part.attributes));
+        if locked && !(mapped && all(|part| part.protection != Protection::NoAccess)) {
             return Err(ERROR_NOACCESS);
         }
-        // `VirtualUnlock`, with this error. (It takes such pages out of the working set besides.)
-        if !locked && any(|part| !part.locked) {
+        // `MiUnlockVirtualMemory`: STATUS_NOT_LOCKED, and nothing is unlocked. (Such pages are taken out
+        // of the working set besides.)
+        if !locked && !(mapped && all(|part| part.locked)) {
             return Err(ERROR_NOT_LOCKED);
         }
         // "… is equal to the number of pages in its minimum working set minus a small overhead."
@@ -301,6 +301,11 @@ impl System for Windows {
             machine.alter(&part, Attributes { locked, ..part.attributes.clone() });
         }
         Ok(())
+    }
+
+    fn signal(_stray: Stray) -> Option<Signal> {
+        // Exceptions, which are handed to handlers in the process.
+        None
     }
 }
 

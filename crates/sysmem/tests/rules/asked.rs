@@ -79,6 +79,10 @@ const ASKED: &[(&str, &str, &str)] = &[
     ("13b", "F", "superpages made"),
     ("13c", "F", "superpages broken"),
     ("14f", "FNDAIW", "mincore"),
+    ("15a", "FONDAI", "the signal for what allows nothing, or not this"),
+    ("15b", "FONDAI", "for what is not mapped"),
+    ("15c", "F", "for a guard"),
+    ("15d", "FONDI", "for what is no address"),
     ("16a", "FONDAI", "fork after MADV_FREE"),
     ("16b", "FOND", "a child's own advice"),
     ("16c", "FONDAI", "fork with large reservations"),
@@ -86,7 +90,7 @@ const ASKED: &[(&str, &str, &str)] = &[
 
 // Not asked here: 10e of FreeBSD and NetBSD (one memory at two addresses) is in tests/views.rs and
 // tests/backends. Writable and executable memory, which FreeBSD and NetBSD also give (10a), no
-// simulated kernel has. Signals (15) are those of the machine that the tests run on. What sysctl and
+// simulated kernel has; nor files, past the end of which there is a signal (15e). What sysctl and
 // getrusage tell of machine and process (14a to 14e) is asked where it is decoded (src/usage),
 // but for what the rows about sizes and resident sets read of it.
 

@@ -10,6 +10,7 @@ mod limits;
 mod mapping;
 mod process;
 mod removing;
+mod signals;
 mod sizes;
 mod superpages;
 mod windows;
@@ -75,7 +76,7 @@ fn check(rows: &[Row]) {
 }
 
 /// All tables of rows.
-const TABLES: [&[Row]; 10] = [
+const TABLES: [&[Row]; 11] = [
     limits::ROWS,
     mapping::MAKING,
     mapping::REPLACING,
@@ -86,6 +87,7 @@ const TABLES: [&[Row]; 10] = [
     execution::ROWS,
     sizes::ROWS,
     superpages::ROWS,
+    signals::ROWS,
 ];
 
 #[test]
@@ -141,6 +143,11 @@ fn the_resident_set_is_told_as_it_was_seen_to_be() {
 #[test]
 fn memory_becomes_executable_and_immutable_as_it_was_seen_to() {
     check(execution::ROWS);
+}
+
+#[test]
+fn stray_accesses_are_told_as_they_were_seen_to_be() {
+    check(signals::ROWS);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod numbers;
 use std::ffi::CStr;
 
 use sysmem::calls::UnixCalls;
-use sysmem::sim::{Backing, Settings, Simulated};
+use sysmem::sim::{Backing, Settings, Signal, Simulated};
 use sysmem::{Errno, PageRange, Protection};
 
 pub(crate) use numbers::Numbers;
@@ -78,6 +78,8 @@ pub(crate) trait Process {
     fn program(&self) -> usize;
     /// Maps pages for another part of the process.
     fn occupy(&self, address: usize, npages: usize);
+    /// The signal for an access that needs this protection.
+    fn signal(&self, address: usize, needed: Protection) -> Option<Signal>;
     /// What each page allows: 0 nothing, 1 reading, 3 writing too, -1 not mapped.
     fn protections(&self, address: usize, npages: usize) -> Vec<i64>;
 }
@@ -297,6 +299,10 @@ impl<S: Numbers> Process for Running<S> {
 
     fn occupy(&self, address: usize, npages: usize) {
         self.0.occupy(address..address + npages * PAGE);
+    }
+
+    fn signal(&self, address: usize, needed: Protection) -> Option<Signal> {
+        self.0.signal_at(address, needed)
     }
 
     fn protections(&self, address: usize, npages: usize) -> Vec<i64> {

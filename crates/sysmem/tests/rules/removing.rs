@@ -161,7 +161,7 @@ pub(crate) const ROWS: &[Row] = &[
         },
         freebsd: &[12, 12],
         netbsd: &[12, 12],
-        dragonfly: &[1, 0, 1, 0],
+        dragonfly: &[12, 12],
         darwin: &[0x87, 0x80, 0x87, 0x80],
         illumos: &[12, 12],
         ..UNASKED

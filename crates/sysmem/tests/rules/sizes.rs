@@ -54,6 +54,16 @@ pub(crate) const ROWS: &[Row] = &[
         illumos: &[0, 11, 11],
     },
     Row {
+        question: "9d: a guard of 1 TiB; 64 TiB",
+        settings: all_addresses,
+        ask: |process| {
+            process.occupy(process.program(), 1);
+            [TIB, 64 * TIB].map(|len| process.try_map(0, len, NONE, GUARD)).into()
+        },
+        freebsd: &[0, 12],
+        ..UNASKED
+    },
+    Row {
         question: "1b: NONE of 127 TiB; 1 << 47",
         settings: all_addresses,
         ask: |process| lengths(process, &[127 * TIB, 1 << 47], NONE),

@@ -381,7 +381,7 @@ pub(crate) const ROWS: &[WindowsRow] = &[
                 lock(kernel, start + PAGE, PAGE, false),
             ]
         },
-        answers: &[998, 487, 87, 158],
+        answers: &[998, 998, 87, 158],
     },
     WindowsRow {
         question: "12d: VirtualLock beyond the least working set; 12e: of locked memory: NOACCESS; \
