@@ -284,12 +284,13 @@ impl System for Windows {
         let parts = machine.mappings.inside(range.clone());
         let mapped = machine.is_mapped(&range);
         let all = |is: fn(&Attributes) -> bool| parts.iter().all(|part| is(&part.attributes));
-        if locked && !(mapped && all(|part| part.protection != Protection::NoAccess)) {
+        let readable = mapped && all(|part| part.protection != Protection::NoAccess);
+        if locked && !readable {
             return Err(ERROR_NOACCESS);
         }
         // `MiUnlockVirtualMemory`: STATUS_NOT_LOCKED, and nothing is unlocked. (Such pages are taken out
         // of the working set besides.)
-        if !locked && !(mapped && all(|part| part.locked)) {
+        if !(locked || mapped && all(|part| part.locked)) {
             return Err(ERROR_NOT_LOCKED);
         }
         // "… is equal to the number of pages in its minimum working set minus a small overhead."

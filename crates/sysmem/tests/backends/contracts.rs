@@ -5,15 +5,15 @@ use sysmem::os::Os;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Settings, Simulated};
 
-use super::{bsds, others};
+use super::{bsds, freebsd, others};
 
 #[test]
 fn the_documented_contracts_are_those_of_the_backends() {
     let linux = Linux::new(Simulated::new(Settings::heap(1 << 20)));
     let systems: [(&str, &dyn Os); 9] = [
         ("Linux", &linux),
-        ("FreeBSD", &bsds::freebsd(0)),
-        ("FreeBSD, strict", &bsds::freebsd(1)),
+        ("FreeBSD", &freebsd::freebsd(0)),
+        ("FreeBSD, strict", &freebsd::freebsd(1)),
         ("NetBSD", &bsds::netbsd()),
         ("OpenBSD", &bsds::openbsd()),
         ("DragonFly", &bsds::dragonfly()),

@@ -4,6 +4,7 @@
 
 mod bsds;
 mod contracts;
+mod freebsd;
 mod objects;
 mod others;
 mod scripted;
