@@ -15,10 +15,10 @@
 
 use core::ptr;
 
-use super::bsd::{self, ANONYMOUS, MINCORE_INCORE, RLIMIT_AS};
+use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID, MINCORE_INCORE, RLIMIT_AS};
 use super::unix::{ENOMEM, Leaves, PROT_NONE, Unix, UnixRules, mincore_residency};
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
-use crate::calls::{Kernel, Mincore, Minherit, UnixCalls};
+use crate::calls::{Kernel, Mincore, Minherit, Sysctl, UnixCalls};
 use crate::{Errno, ErrorKind, Limit, Operation};
 
 // <sys/mman.h> of DragonFly 6.4.
@@ -29,8 +29,13 @@ pub(crate) const MADV_FREE: i32 = 5;
 pub(crate) const MADV_NOCORE: i32 = 8;
 pub(crate) const MADV_CORE: i32 = 9;
 
+// <sys/sysctl.h>.
+pub(crate) const KERN_PROC: i32 = 14;
+
 /// Offsets in `struct kinfo_proc`: <sys/kinfo.h> of 6.4.
 pub(crate) mod kinfo_proc {
+    /// What is asked for of it, with room for what may be added at its end.
+    pub(crate) const ROOM: usize = 2048;
     pub(crate) const STAT: usize = 12;
     pub(crate) const MAP_SIZE: usize = 312;
     pub(crate) const RSSIZE: usize = 320;
@@ -44,12 +49,20 @@ pub(crate) mod kinfo_proc {
 pub type DragonFly<K> = Unix<K, DragonFlyRules>;
 
 /// The calls that the DragonFly backend is written against.
-pub trait DragonFlyCalls: UnixCalls + Mincore + Minherit {}
-impl<K: UnixCalls + Mincore + Minherit> DragonFlyCalls for K {}
+pub trait DragonFlyCalls: UnixCalls + Mincore + Minherit + Sysctl {}
+impl<K: UnixCalls + Mincore + Minherit + Sysctl> DragonFlyCalls for K {}
 
 /// What DragonFly BSD does in its own way.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DragonFlyRules;
+
+/// The size of this process's address space, in bytes.
+fn address_space(kernel: &impl Sysctl) -> Option<u64> {
+    let mut process = [0; kinfo_proc::ROOM];
+    let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, kernel.process_id()];
+    let len = kernel.sysctl(&mib, &mut process).ok()?;
+    bsd::integer(process.get(..len)?.get(kinfo_proc::MAP_SIZE..)?.get(..8)?)
+}
 
 impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
     const KERNEL: Kernel = Kernel::DragonFly;
@@ -98,8 +111,10 @@ impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
         match operation {
             Operation::Map | Operation::Protect => None,
-            // Nobody tells how much the process has: only what is beyond the limit by itself.
-            _ => bsd::limit_met(kernel, RLIMIT_AS, None, len).map(Limit::AddressSpace),
+            _ => {
+                let used = address_space(kernel);
+                bsd::limit_met(kernel, RLIMIT_AS, used, len).map(Limit::AddressSpace)
+            }
         }
     }
 

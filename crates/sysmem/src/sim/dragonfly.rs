@@ -5,14 +5,16 @@
 use std::ops::Range;
 
 use super::Simulated;
-use super::bsd::{self, Answers, Attributed, Bsd};
+use super::bsd::{self, Answers, Attributed, Bsd, ENOENT, PROCESS};
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::Mapping;
 use super::signals::{BUS_OBJERR, SIGBUS, Signal, Told};
 use super::unix::PROT_ALL;
-use crate::calls::{Kernel, Mincore};
+use crate::calls::{Kernel, Mincore, Sysctl};
+use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::dragonfly::{
-    MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_NOCORE, MAP_SIZEALIGN, MAP_TRYFIXED,
+    KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_NOCORE, MAP_SIZEALIGN, MAP_TRYFIXED,
+    kinfo_proc,
 };
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, PROT_READ, PROT_WRITE};
 use crate::{Errno, Protection};
@@ -153,5 +155,20 @@ impl Bsd for DragonFly {
 impl Mincore for Simulated<DragonFly> {
     fn mincore(&self, address: *mut u8, len: usize, residency: &mut [u8]) -> Result<(), Errno> {
         bsd::mincore::<DragonFly>(&self.call(), address.addr(), len, residency)
+    }
+}
+
+impl Sysctl for Simulated<DragonFly> {
+    fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
+        let machine = &*self.call();
+        if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS] {
+            return Err(ENOENT);
+        }
+        let size = (machine.mappings.totals().mapped as u64).to_ne_bytes();
+        bsd::answer(value, 512, &[(kinfo_proc::MAP_SIZE, &size)])
+    }
+
+    fn process_id(&self) -> i32 {
+        PROCESS
     }
 }

@@ -12,12 +12,11 @@ use super::{
 };
 use crate::calls::{Files, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, RLIMIT_AS, number};
-use crate::os::dragonfly::{DragonFly, DragonFlyCalls};
+use crate::os::dragonfly::{DragonFly, DragonFlyCalls, KERN_PROC, kinfo_proc::ROOM};
 use crate::os::unix::{EPERM, RLIMIT_DATA};
 use crate::{Errno, Error, ErrorKind, Os, PageRange};
 
 // <sys/sysctl.h>.
-const KERN_PROC: i32 = 14;
 const KERN_PROC_PATHNAME: i32 = 9;
 
 /// `SZOMB` of `enum procstat`: <sys/proc_common.h>.
@@ -113,9 +112,6 @@ fn read_map<'b>(kernel: &impl Files, id: i32, buffer: &'b mut [u8]) -> Result<&'
         false => Ok(text),
     }
 }
-
-/// What is asked for of `struct kinfo_proc`, with room for what may be added at its end.
-const ROOM: usize = 2048;
 
 /// Up to where it is read.
 const LEN: usize = 512;

@@ -309,6 +309,21 @@ fn dragonfly_keeps_what_the_limit_on_mappings_refuses_to_replace() {
 }
 
 #[test]
+fn dragonfly_names_the_address_space_limit() {
+    let mut kernel = Scripted::new();
+    kernel.limits = vec![(10, 1 << 28)];
+    kernel.process = vec![0; 1024];
+    let used = (1u64 << 28) - 15 * PAGE as u64;
+    kernel.process[312..320].copy_from_slice(&used.to_ne_bytes());
+    let os = DragonFly::<Scripted<SpeaksDragonFly>>::new(kernel);
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let kind = |len| os.reserve(&ReserveOptions::new(len)).unwrap_err().kind();
+    let refused = |limit| ErrorKind::OutOfMemory { errno: Some(sysmem::Errno(ENOMEM)), limit };
+    assert_eq!(kind(16 * PAGE), refused(Some(Limit::AddressSpace(1 << 28))));
+    assert_eq!(kind(15 * PAGE), refused(None));
+}
+
+#[test]
 fn dragonfly_never_calls_its_own_what_another_thread_may_have_taken() {
     let os = dragonfly();
     // The place is another thread's between its removal and the new mapping, and the process has met
