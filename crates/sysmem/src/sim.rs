@@ -159,6 +159,13 @@ struct Inner {
     findings: Findings,
 }
 
+/// A simulated system whose processes read files of the kernel's.
+pub trait ProcFiles: UnixSystem {
+    /// What a file of /proc or /sys holds.
+    #[doc(hidden)]
+    fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno>;
+}
+
 impl Simulated {
     /// Starts a Linux kernel.
     pub fn new(settings: Settings) -> Simulated {
@@ -168,15 +175,6 @@ impl Simulated {
     /// Starts a Linux kernel whose process has these environment variables.
     pub fn with_environment(settings: Settings, variables: &[(&CStr, &CStr)]) -> Simulated {
         Simulated::start_with_environment(settings, variables)
-    }
-
-    /// Files of /proc and /sys that are open.
-    pub fn open_files(&self) -> usize {
-        self.files().len()
-    }
-
-    fn files(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<u8>>> {
-        self.inner.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -207,6 +205,15 @@ impl<S: System> Simulated<S> {
     /// The machine, as it is after whatever call or stray panic came before.
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.inner.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<u8>>> {
+        self.inner.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files of /proc and /sys that are open.
+    pub fn open_files(&self) -> usize {
+        self.files().len()
     }
 
     /// The machine at the beginning of a call.
@@ -394,9 +401,9 @@ unsafe impl<S: UnixSystem> UnixCalls for Simulated<S> {
     }
 }
 
-impl Files for Simulated {
+impl<S: ProcFiles> Files for Simulated<S> {
     fn open(&self, path: &CStr) -> Result<i32, Errno> {
-        let text = linux::file(&self.call(), path)?;
+        let text = S::file(&self.call(), path)?;
         let mut files = self.files();
         let file = (3..).find(|file| !files.contains_key(file)).unwrap_or(i32::MAX);
         files.insert(file, text);

@@ -28,7 +28,7 @@ mod dragonfly;
 mod figures;
 mod files;
 mod freebsd;
-mod illumos;
+pub(crate) mod illumos;
 mod lines;
 pub mod linux;
 mod mapping;

@@ -18,7 +18,8 @@
 use super::bsd::{self, MINCORE_INCORE};
 use super::unix::{EINVAL, ENOMEM, Leaves, MAP_PRIVATE, Unix, UnixRules, mincore_residency};
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
-use crate::calls::{Kernel, Memcntl, Mincore, PageSizes, UnixCalls};
+use crate::calls::{Files, Kernel, Memcntl, Mincore, PageSizes, SystemPages, UnixCalls};
+use crate::usage::illumos::{AnonymousMemory, anonymous_memory, own_size};
 use crate::{Errno, ErrorKind, Limit, Operation};
 
 // <sys/mman.h> and <sys/resource.h> of illumos.
@@ -35,8 +36,8 @@ pub(crate) const EAGAIN: Errno = Errno(11);
 pub type Illumos<K> = Unix<K, IllumosRules>;
 
 /// The calls that the illumos backend is written against.
-pub trait IllumosCalls: UnixCalls + Mincore + Memcntl + PageSizes {}
-impl<K: UnixCalls + Mincore + Memcntl + PageSizes> IllumosCalls for K {}
+pub trait IllumosCalls: UnixCalls + Mincore + Memcntl + PageSizes + Files + SystemPages {}
+impl<K: UnixCalls + Mincore + Memcntl + PageSizes + Files + SystemPages> IllumosCalls for K {}
 
 /// What illumos does in its own way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,9 +84,18 @@ impl<K: IllumosCalls> UnixRules<K> for IllumosRules {
         matches!(errno, ENOMEM | EAGAIN)
     }
 
-    fn limit_behind(kernel: &K, _operation: Operation, len: usize) -> Option<Limit> {
-        // How much the process has is in /proc only: what is beyond the limit by itself.
-        bsd::limit_met(kernel, RLIMIT_AS, None, len).map(Limit::AddressSpace)
+    fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
+        // A fixed mapping does not count what it replaces (`as_map` after `as_unmap`).
+        if matches!(operation, Operation::Alloc | Operation::Reserve) {
+            let limit = bsd::limit_met(kernel, RLIMIT_AS, own_size(kernel), len);
+            if let Some(limit) = limit {
+                return Some(Limit::AddressSpace(limit));
+            }
+        }
+        // Reservations take no swap.
+        let AnonymousMemory { most, reserved } = anonymous_memory(kernel)?;
+        let met = operation != Operation::Reserve && reserved.saturating_add(len as u64) > most;
+        met.then_some(Limit::Commit(most))
     }
 
     fn reserve_anywhere(

@@ -6,15 +6,18 @@
 //! `MAP_NORESERVE` takes swap page by page at the first touch, which a simulated process cannot be
 //! refused: a real one would get SIGBUS.
 
+use std::ffi::CStr;
 use std::ops::Range;
+use std::vec;
+use std::vec::Vec;
 
 use super::machine::Machine;
 use super::mappings::{Attributes, Mapping};
 use super::settings::Overcommit;
 use super::signals::{SEGV_MAPERR, SIGSEGV, Signal, Stray, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, protection};
-use super::{Simulated, System, UnixSystem};
-use crate::calls::{Kernel, Memcntl, Mincore, PageSizes};
+use super::{ProcFiles, Simulated, System, UnixSystem};
+use crate::calls::{Kernel, Memcntl, Mincore, PageSizes, SystemPages};
 use crate::os::illumos::{
     EAGAIN, MADV_FREE, MAP_ALIGN, MAP_ANON, MAP_NORESERVE, MC_HAT_ADVISE, MC_INHERIT_ZERO,
     RLIMIT_AS,
@@ -28,6 +31,7 @@ pub struct Illumos;
 
 const EACCES: Errno = Errno(13);
 const EBUSY: Errno = Errno(16);
+const ENOENT: Errno = Errno(2);
 const ENOTSUP: Errno = Errno(48);
 /// `MAP_TYPE` of <sys/mman.h>: shared or private.
 const MAP_TYPE: i32 = 0xf;
@@ -41,15 +45,19 @@ const INCORE: u8 = 1 | 0x20;
 /// Up to `a_userlimit` (amd64, <sys/machparam.h>).
 const USER: Range<usize> = 0..0xffff_fc7f_ffe0_0000;
 
-/// Whether so much swap can be reserved: `anon_resv_zone` (vm_anon.c). There is no overcommitting:
-/// what a setting says of it is how much there is.
-fn enough_swap(machine: &Machine, more: usize) -> bool {
-    let swap = match machine.settings.overcommit {
+/// Bytes that can be reserved in swap. There is no overcommitting: what a setting says of it is how
+/// much there is.
+fn swap(machine: &Machine) -> u64 {
+    match machine.settings.overcommit {
         Overcommit::Never { limit } => limit,
         Overcommit::Heuristic { memory } => memory,
         Overcommit::Always => u64::MAX,
-    };
-    (machine.charged() + more) as u64 <= swap
+    }
+}
+
+/// Whether so much can be reserved: `anon_resv_zone` (vm_anon.c).
+fn enough_swap(machine: &Machine, more: usize) -> bool {
+    (machine.charged() + more) as u64 <= swap(machine)
 }
 
 /// A range of whole pages from an aligned address; what is wrong with it otherwise.
@@ -348,5 +356,41 @@ impl PageSizes for Simulated<Illumos> {
         // getpagesizes(3C): as many as there is room for.
         let has = has.into_iter().flatten().zip(&mut *sizes);
         Ok(has.map(|(size, place)| *place = size).count())
+    }
+}
+
+impl ProcFiles for Illumos {
+    fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
+        if path != c"/proc/self/psinfo" || !machine.settings.proc_mounted {
+            return Err(ENOENT);
+        }
+        // `psinfo_t` (proc(5)): `pr_nlwp` 4, `pr_size` 48 and `pr_rssize` 56, in KiB.
+        let kib = |bytes: usize| (bytes as u64 / 1024).to_ne_bytes();
+        let mut psinfo = vec![0; 416];
+        psinfo[4..8].copy_from_slice(&1u32.to_ne_bytes());
+        psinfo[48..56].copy_from_slice(&kib(machine.mappings.totals().mapped));
+        psinfo[56..64].copy_from_slice(&kib(machine.resident() * machine.page_size()));
+        Ok(psinfo)
+    }
+}
+
+impl SystemPages for Simulated<Illumos> {
+    fn physical_pages(&self) -> Option<u64> {
+        None
+    }
+
+    fn free_pages(&self) -> Option<u64> {
+        None
+    }
+
+    fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
+        let machine = &*self.call();
+        // `struct anoninfo`: `ani_max`, `ani_free`, `ani_resv`, in pages.
+        let page = machine.page_size() as u64;
+        let (most, reserved) = (swap(machine) / page, machine.charged() as u64 / page);
+        for (place, pages) in info.chunks_exact_mut(8).zip([most, most - reserved, reserved]) {
+            place.copy_from_slice(&pages.to_ne_bytes());
+        }
+        Ok(())
     }
 }

@@ -8,21 +8,23 @@ mod advice;
 mod files;
 mod sealing;
 
+use std::ffi::CStr;
 use std::ops::Range;
+use std::vec::Vec;
 
 use super::machine::{Machine, OUTSIDE};
 use super::mappings::{Attributes, Mapping, TooMany};
 use super::settings::Overcommit;
 use super::signals::{SIGSEGV, Signal, Stray, Told};
 use super::unix::{may_change, protection};
-use super::{System, UnixSystem};
+use super::{ProcFiles, System, UnixSystem};
 use crate::calls::Kernel;
 use crate::os::linux::{MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_NORESERVE, RLIMIT_AS};
 use crate::os::unix::*;
 use crate::{Errno, Inheritance, Protection};
 
 pub(super) use advice::{name_mapping, process_madvise};
-pub(super) use files::{file, process_control, write_file};
+pub(super) use files::{process_control, write_file};
 
 /// The rules of Linux.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,12 @@ impl System for Linux {
             Stray::Unmapped => Signal::UNMAPPED,
             Stray::NotCanonical => Signal::new(SIGSEGV, SI_KERNEL, Told::Other),
         })
+    }
+}
+
+impl ProcFiles for Linux {
+    fn file(machine: &Machine, path: &CStr) -> Result<Vec<u8>, Errno> {
+        files::file(machine, path)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::bsd::own_limit;
 use super::bytes::{Bytes, unreadable, until_zero};
-use super::files::{File, Path, process_refusal};
+use super::files::{File, Path, process_refusal, read};
 use super::residency::{own_pages, resident};
 use super::{
     Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun, Process,
@@ -40,15 +40,13 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
         let kernel = self.kernel();
         let page_size = self.page_size() as u64;
         let bytes = |pages: Option<u64>| pages.and_then(|pages| pages.checked_mul(page_size));
-        // `struct anoninfo`: `ani_max` 0, `ani_free` 8, `ani_resv` 16, in pages.
-        let mut info = [0; 24];
-        let anonymous = kernel.anonymous_memory(&mut info).is_ok().then_some(Bytes(&info));
+        let anonymous = anonymous_memory(kernel);
         Ok(MachineUsage {
             page_size: Some(page_size),
             total: bytes(kernel.physical_pages()),
             free: bytes(kernel.free_pages()),
-            committed: anonymous.and_then(|info| info.counted_u64(16, page_size)),
-            commit_limit: anonymous.and_then(|info| info.counted_u64(0, page_size)),
+            committed: anonymous.map(|anonymous| anonymous.reserved),
+            commit_limit: anonymous.map(|anonymous| anonymous.most),
             overcommit: Some(Overcommit::Never),
             huge_page_size: self.huge_pages().size.map(|size| size as u64),
             ..MachineUsage::default()
@@ -104,6 +102,27 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
     ) -> Result<(), Error> {
         own_pages(self, process, range, resident, each)
     }
+}
+
+/// What of anonymous memory is and can be reserved in swap, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct AnonymousMemory {
+    pub(crate) most: u64,
+    pub(crate) reserved: u64,
+}
+
+/// `struct anoninfo`: `ani_max` 0, `ani_free` 8, `ani_resv` 16, in pages.
+pub(crate) fn anonymous_memory(kernel: &impl SystemPages) -> Option<AnonymousMemory> {
+    let mut info = [0; 24];
+    kernel.anonymous_memory(&mut info).ok()?;
+    let bytes = |offset| Bytes(&info).counted_u64(offset, kernel.page_size() as u64);
+    Some(AnonymousMemory { most: bytes(0)?, reserved: bytes(16)? })
+}
+
+/// The size of this process's address space, in bytes.
+pub(crate) fn own_size(kernel: &impl Files) -> Option<u64> {
+    let mut bytes = [0; PSINFO];
+    decode(read(kernel, c"/proc/self/psinfo", &mut bytes)?).ok()?.virtual_size
 }
 
 /// `sizeof(psinfo_t)`.

@@ -70,6 +70,34 @@ fn illumos_is_out_of_memory_at_eagain_and_still_has_the_reservation() {
 }
 
 #[test]
+fn illumos_names_the_address_space_limit_and_the_swap_that_there_is() {
+    let mut kernel = Scripted::<SpeaksIllumos>::new();
+    kernel.limits = vec![(6, 1 << 28)];
+    // `psinfo_t`: `pr_nlwp` 4, `pr_size` 48 in KiB.
+    kernel.process = vec![0; 416];
+    kernel.process[4] = 1;
+    let used = (1u64 << 18) - 15 * 4;
+    kernel.process[48..56].copy_from_slice(&used.to_ne_bytes());
+    kernel.swap = [100, 8, 92];
+    let os = Illumos::new(kernel);
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(12)));
+    let limit = |error: sysmem::Error| match error.kind() {
+        ErrorKind::OutOfMemory { limit, .. } => limit,
+        kind => panic!("{kind:?}"),
+    };
+    let reserve = |npages| limit(os.reserve(&ReserveOptions::new(npages * PAGE)).unwrap_err());
+    assert_eq!(reserve(16), Some(Limit::AddressSpace(1 << 28)));
+    assert_eq!(reserve(15), None);
+    let alloc = |npages| limit(os.alloc(npages * PAGE).unwrap_err());
+    assert_eq!(alloc(16), Some(Limit::AddressSpace(1 << 28)));
+    assert_eq!(alloc(9), Some(Limit::Commit(100 * PAGE as u64)));
+    assert_eq!(alloc(8), None);
+    // What is committed is no address space more.
+    os.kernel().answer(|asked| matches!(asked, Mmap(_, _, 3, _)).then_some(Err(11)));
+    assert_eq!(limit(os.do_map(RW, PLAIN).unwrap_err()), Some(Limit::Commit(100 * PAGE as u64)));
+}
+
+#[test]
 fn illumos_advises_whole_large_pages_only() {
     let os = illumos();
     let huge = 2 << 20;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use sysmem::Errno;
 use sysmem::calls::{
-    AddressRequirements, Calls, Findings, Kernel, LargePages, MachVm, Memcntl, Mincore, Minherit,
-    PageSizes, Region, Remap, Sections, SwitchPerThread, Sysctl, SysctlByName, UnixCalls,
-    VirtualMemory, WorkingSetPage,
+    AddressRequirements, Calls, Files, Findings, Kernel, LargePages, MachVm, Memcntl, Mincore,
+    Minherit, PageSizes, Region, Remap, Sections, SwitchPerThread, Sysctl, SysctlByName,
+    SystemPages, UnixCalls, VirtualMemory, WorkingSetPage,
 };
 
 pub const PAGE: usize = 4096;
@@ -52,8 +52,10 @@ pub struct Scripted<S> {
     script: Mutex<Script>,
     /// Values of sysctls by name.
     pub values: Vec<(&'static CStr, Vec<u8>)>,
-    /// What the only sysctl asked for by number holds.
+    /// What the only sysctl asked for by number holds, and the only file.
     pub process: Vec<u8>,
+    /// Pages of anonymous memory that there can be, that are free, that are reserved.
+    pub swap: [u64; 3],
     /// Soft limits.
     pub limits: Vec<(i32, u64)>,
     /// Mappings that Mach or Windows tell of: start and end.
@@ -73,6 +75,7 @@ impl<S> Scripted<S> {
             script: Mutex::new(Box::new(|_| None)),
             values: Vec::new(),
             process: Vec::new(),
+            swap: [1 << 20, 1 << 20, 0],
             limits: Vec::new(),
             mapped: Vec::new(),
             modern: true,
@@ -330,6 +333,38 @@ unsafe impl<S: Speaks> VirtualMemory for Scripted<S> {
 unsafe impl<S: Speaks> Remap for Scripted<S> {
     unsafe fn map_again(&self, from: *mut u8, to: *mut u8, len: usize) -> Result<*mut u8, Errno> {
         self.ask(Asked::MapAgain(from.addr(), to.addr(), len), to.addr()).map(pointer)
+    }
+}
+
+impl<S: Speaks> Files for Scripted<S> {
+    fn open(&self, _path: &CStr) -> Result<i32, Errno> {
+        Ok(3)
+    }
+
+    fn read_at(&self, _file: i32, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let rest = self.process.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn close(&self, _file: i32) {}
+}
+
+impl<S: Speaks> SystemPages for Scripted<S> {
+    fn physical_pages(&self) -> Option<u64> {
+        None
+    }
+
+    fn free_pages(&self) -> Option<u64> {
+        None
+    }
+
+    fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
+        for (place, pages) in info.chunks_exact_mut(8).zip(self.swap) {
+            place.copy_from_slice(&pages.to_ne_bytes());
+        }
+        Ok(())
     }
 }
 

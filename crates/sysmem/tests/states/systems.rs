@@ -30,11 +30,6 @@ pub trait System: sim::System {
     fn refuses_wired(_version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
         |_| None
     }
-
-    /// Files that the backend has forgotten to close.
-    fn open_files(_kernel: &Simulated<Self>) -> usize {
-        0
-    }
 }
 
 impl System for sim::Linux {
@@ -58,10 +53,6 @@ impl System for sim::Linux {
     fn refuses_wired(version: (u32, u32)) -> fn(GiveBack) -> Option<Errno> {
         // MADV_DONTNEED_LOCKED takes them.
         if version >= (5, 18) { |_| None } else { |_| Some(Errno(22)) }
-    }
-
-    fn open_files(kernel: &Simulated) -> usize {
-        kernel.open_files()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::calls::{
     AddressRequirements, Calls, Files, Findings, Kernel, MachVm, Memcntl, Mincore, Minherit,
     NameMapping, PageRegion, PageSizes, PagemapScan, ProcessControl, ProcessMadvise, Region, Remap,
     ResourceUsage, Resources, Sections, SharedMemory, SwitchPerThread, Sysctl, SysctlByName,
-    UnixCalls, VirtualMemory, WorkingSetPage, WriteFiles, time_and_parking,
+    SystemPages, UnixCalls, VirtualMemory, WorkingSetPage, WriteFiles, time_and_parking,
 };
 use crate::{Errno, PageRange};
 
@@ -34,6 +34,7 @@ pub enum Call {
     Minherit { address: usize, len: usize, inherit: i32 },
     Memcntl { address: usize, len: usize, command: i32, page_size: usize },
     PageSizes,
+    AnonymousMemory,
     MachVmMap { address: usize, len: usize, mask: usize, flags: i32, maximum: i32 },
     VirtualAlloc { address: usize, len: usize, kind: u32, protection: u32 },
     ReserveWhere { requirements: AddressRequirements, len: usize },
@@ -220,6 +221,20 @@ unsafe impl<K: Memcntl, W: Watch> Memcntl for Watched<K, W> {
 impl<K: PageSizes, W: Watch> PageSizes for Watched<K, W> {
     fn page_sizes(&self, sizes: &mut [usize]) -> Result<usize, Errno> {
         self.pass(Call::PageSizes, || self.kernel.page_sizes(sizes), |&count| count)
+    }
+}
+
+impl<K: SystemPages, W: Watch> SystemPages for Watched<K, W> {
+    fn physical_pages(&self) -> Option<u64> {
+        self.kernel.physical_pages()
+    }
+
+    fn free_pages(&self) -> Option<u64> {
+        self.kernel.free_pages()
+    }
+
+    fn anonymous_memory(&self, info: &mut [u8; 24]) -> Result<(), Errno> {
+        self.pass(Call::AnonymousMemory, || self.kernel.anonymous_memory(info), no_number)
     }
 }
 

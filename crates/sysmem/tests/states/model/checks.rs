@@ -25,7 +25,7 @@ impl<S: System> World<S> {
         assert!(mapped >= ours, "memory went away");
         // What the kernel does not take back stays.
         assert!(mapped <= ours + lost || self.munmap_refused.load(Relaxed), "memory leaked");
-        assert_eq!(S::open_files(&self.kernel), 0);
+        assert_eq!(self.kernel.open_files(), 0);
     }
 
     fn check_states(&self) {
