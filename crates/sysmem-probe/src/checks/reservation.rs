@@ -245,7 +245,8 @@ impl<'a, O: Os, P: Platform> Suite<'a, O, P> {
     }
 
     fn woken(&self) -> Checked {
-        const PATIENCE: Duration = Duration::from_secs(2);
+        // Far more than a busy machine takes to run a thread that was woken.
+        const PATIENCE: Duration = Duration::from_secs(10);
         let Some(beside) = self.options.beside else {
             return Err(self.cannot("no second thread"));
         };

@@ -179,7 +179,9 @@ fn huge_pages_are_counted_once_there_are_some() {
     let after = own().pages.huge.unwrap();
     assert!(after >= before.max(4 * huge as u64), "{before} then {after}");
     let machine = usage::machine().unwrap().anonymous_huge.unwrap();
-    assert!(machine >= 4 * huge as u64 - MIB, "{machine}");
+    // Each processor keeps a part of the sum to itself: 125 pages (mm/vmstat.c).
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!(machine + (processors * 125 * page_size()) as u64 >= 4 * huge as u64, "{machine}");
 }
 
 #[test]
@@ -222,8 +224,8 @@ fn mappings_are_counted_and_listed_with_their_names() {
     }
     let after = own();
     let more = after.mappings.unwrap() - before.mappings.unwrap();
-    // Threads of other tests come and go.
-    assert!((1990..2010).contains(&more), "{more} more mappings");
+    // Threads of other tests come and go, some mappings each.
+    assert!((1900..2400).contains(&more), "{more} more mappings");
     let limit: u64 =
         fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     assert_eq!(after.mappings_limit, Some(limit));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// A shell that has started and waits for a line.
+/// A shell that has started, and waits for a line: nothing of it moves any more.
 fn shell(script: &str) -> Child {
     let mut child = Command::new("sh")
         .args(["-c", &format!("echo; {script}")])
@@ -16,6 +16,7 @@ fn shell(script: &str) -> Child {
         .unwrap();
     let mut byte = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    wait_for_state(child.id(), 'S');
     child
 }
 
@@ -44,7 +45,7 @@ fn another_process_is_told_as_proc_tells_it() {
     assert_eq!(told.pages.resident, Some(resident));
 
     child.kill().unwrap();
-    wait_for_zombie(child.id());
+    wait_for_state(child.id(), 'Z');
     let kind = |result: Result<ProcessUsage, sysmem::Error>| result.unwrap_err().kind();
     assert_eq!(kind(usage::process(process, Detail::Counters)), ErrorKind::Gone, "a zombie");
     child.wait().unwrap();
@@ -52,10 +53,12 @@ fn another_process_is_told_as_proc_tells_it() {
     assert_eq!(usage::control_group(process).unwrap_err().kind(), ErrorKind::Gone);
 }
 
-fn wait_for_zombie(pid: u32) {
+/// Waits until a process is in a state of proc(5): `S` asleep, `Z` a zombie.
+fn wait_for_state(pid: u32, state: char) {
     let began = Instant::now();
-    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
-        assert!(began.elapsed() < Duration::from_secs(20));
+    let wanted = format!(") {state} ");
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(&wanted) {
+        assert!(began.elapsed() < Duration::from_secs(60), "not in state {state}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -71,7 +74,7 @@ fn a_process_that_ends_in_the_middle_is_an_error() {
             seen += 1;
             if seen == 1 {
                 child.kill().unwrap();
-                wait_for_zombie(child.id());
+                wait_for_state(child.id(), 'Z');
             }
         });
         child.wait().unwrap();
@@ -91,7 +94,7 @@ fn a_process_that_executes_another_program_in_the_middle_is_an_error() {
             child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
             let began = Instant::now();
             while fs::read(format!("/proc/{}/comm", child.id())).unwrap() != b"sleep\n" {
-                assert!(began.elapsed() < Duration::from_secs(20));
+                assert!(began.elapsed() < Duration::from_secs(60), "sleep was not executed");
             }
         }
     });
@@ -112,7 +115,7 @@ fn killed_before(n: usize) -> (usize, Vec<Result<(), ErrorKind>>) {
         if index == n {
             // SAFETY: a signal to a child that nobody has waited for.
             assert_eq!(unsafe { libc::kill(id as i32, libc::SIGKILL) }, 0);
-            wait_for_zombie(id);
+            wait_for_state(id, 'Z');
         }
         None
     });
