@@ -102,7 +102,8 @@ pub enum Limit {
     Data(u64),
     /// `RLIMIT_SWAP`, in bytes (`ulimit -w`): FreeBSD, where bit 1 of `vm.overcommit` is set.
     Swap(u64),
-    /// The number of mappings one process may have (`vm.max_map_count` on Linux).
+    /// The number of mappings one process may have (`vm.max_map_count` on Linux, `vm.max_proc_mmap`
+    /// on DragonFly).
     Mappings(u64),
     /// The commit limit of a system that does not overcommit, in bytes (`CommitLimit` in
     /// /proc/meminfo on Linux; swap on FreeBSD with bit 0 of `vm.overcommit`).

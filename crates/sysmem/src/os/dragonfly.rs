@@ -18,7 +18,7 @@ use core::ptr;
 use super::bsd::{self, ANONYMOUS, CTL_KERN, KERN_PROC_PID, MINCORE_INCORE, RLIMIT_AS};
 use super::unix::{ENOMEM, Leaves, PROT_NONE, Unix, UnixRules, mincore_residency};
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
-use crate::calls::{Kernel, Mincore, Minherit, Sysctl, UnixCalls};
+use crate::calls::{Kernel, Mincore, Minherit, Sysctl, SysctlByName, UnixCalls};
 use crate::{Errno, ErrorKind, Limit, Operation};
 
 // <sys/mman.h> of DragonFly 6.4.
@@ -49,8 +49,8 @@ pub(crate) mod kinfo_proc {
 pub type DragonFly<K> = Unix<K, DragonFlyRules>;
 
 /// The calls that the DragonFly backend is written against.
-pub trait DragonFlyCalls: UnixCalls + Mincore + Minherit + Sysctl {}
-impl<K: UnixCalls + Mincore + Minherit + Sysctl> DragonFlyCalls for K {}
+pub trait DragonFlyCalls: UnixCalls + Mincore + Minherit + Sysctl + SysctlByName {}
+impl<K: UnixCalls + Mincore + Minherit + Sysctl + SysctlByName> DragonFlyCalls for K {}
 
 /// What DragonFly BSD does in its own way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,12 +109,18 @@ impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {
     }
 
     fn limit_behind(kernel: &K, operation: Operation, len: usize) -> Option<Limit> {
-        match operation {
-            Operation::Map | Operation::Protect => None,
-            _ => {
-                let used = address_space(kernel);
-                bsd::limit_met(kernel, RLIMIT_AS, used, len).map(Limit::AddressSpace)
-            }
+        if matches!(operation, Operation::Map | Operation::Protect) {
+            return None;
+        }
+        let used = address_space(kernel)?;
+        if let Some(limit) = bsd::limit_met(kernel, RLIMIT_AS, Some(used), len) {
+            return Some(Limit::AddressSpace(limit));
+        }
+        // Nobody tells how many mappings there are; where there are too many, not a page more is
+        // mapped.
+        match Self::limits_allow(kernel, kernel.page_size()) {
+            Ok(()) => None,
+            Err(_) => bsd::number(kernel, c"vm.max_proc_mmap").map(Limit::Mappings),
         }
     }
 

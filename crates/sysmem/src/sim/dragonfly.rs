@@ -2,6 +2,7 @@
 //! `vm_mmap`, `sys_munmap`, …), sys/vm/vm_map.c (`vm_map_madvise`, `vm_map_unwire`, …) and
 //! sys/vm/vm_object.c, in versions later than 3.0 up to one of 2026, and in the manual pages of 6.4.
 
+use std::ffi::CStr;
 use std::ops::Range;
 
 use super::Simulated;
@@ -10,7 +11,7 @@ use super::machine::{Machine, OUTSIDE};
 use super::mappings::Mapping;
 use super::signals::{BUS_OBJERR, SIGBUS, Signal, Told};
 use super::unix::PROT_ALL;
-use crate::calls::{Kernel, Mincore, Sysctl};
+use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
 use crate::os::dragonfly::{
     KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_NOCORE, MAP_SIZEALIGN, MAP_TRYFIXED,
@@ -170,5 +171,15 @@ impl Sysctl for Simulated<DragonFly> {
 
     fn process_id(&self) -> i32 {
         PROCESS
+    }
+}
+
+impl SysctlByName for Simulated<DragonFly> {
+    fn sysctl_by_name(&self, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        let most = self.call().settings.max_map_count as i32;
+        if name != c"vm.max_proc_mmap" {
+            return Err(ENOENT);
+        }
+        bsd::answer(value, 4, &[(0, &most.to_ne_bytes())])
     }
 }

@@ -81,8 +81,8 @@ pub struct Settings {
     pub swap_limit: u64,
     /// `RLIMIT_DATA` in bytes.
     pub data_limit: u64,
-    /// `vm.max_map_count` of Linux, `vm.max_proc_mmap` of DragonFly. The process has two mappings that are not the program's: what lies
-    /// below and above its address space.
+    /// `vm.max_map_count` of Linux, `vm.max_proc_mmap` of DragonFly. The process has two mappings that
+    /// are not the program's: what lies below and above its address space.
     pub max_map_count: usize,
     /// How promises of memory are charged. FreeBSD enforces its swap (`vm.overcommit` bit 0) where
     /// it is `Never`; the other BSDs and Darwin promise everything. illumos and Windows never

@@ -309,18 +309,22 @@ fn dragonfly_keeps_what_the_limit_on_mappings_refuses_to_replace() {
 }
 
 #[test]
-fn dragonfly_names_the_address_space_limit() {
+fn dragonfly_names_the_address_space_limit_and_the_limit_on_mappings() {
     let mut kernel = Scripted::new();
+    kernel.values = vec![(c"vm.max_proc_mmap", 1000i32.to_ne_bytes().into())];
     kernel.limits = vec![(10, 1 << 28)];
     kernel.process = vec![0; 1024];
     let used = (1u64 << 28) - 15 * PAGE as u64;
     kernel.process[312..320].copy_from_slice(&used.to_ne_bytes());
     let os = DragonFly::<Scripted<SpeaksDragonFly>>::new(kernel);
-    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    let long = |asked: &Asked| matches!(asked, Mmap(_, len, ..) if *len > PAGE);
+    os.kernel().answer(move |asked| long(asked).then_some(Err(ENOMEM)));
     let kind = |len| os.reserve(&ReserveOptions::new(len)).unwrap_err().kind();
     let refused = |limit| ErrorKind::OutOfMemory { errno: Some(sysmem::Errno(ENOMEM)), limit };
     assert_eq!(kind(16 * PAGE), refused(Some(Limit::AddressSpace(1 << 28))));
     assert_eq!(kind(15 * PAGE), refused(None));
+    os.kernel().answer(|asked| matches!(asked, Mmap(..)).then_some(Err(ENOMEM)));
+    assert_eq!(kind(15 * PAGE), refused(Some(Limit::Mappings(1000))));
 }
 
 #[test]
