@@ -118,12 +118,9 @@ impl Page {
         self.row("page heap in use", bytes(heap.in_use_bytes), "objects, and caches for them");
         self.row("  free", bytes(heap.free_bytes), "backed by memory, ready for use");
         self.row("  given back", bytes(heap.given_back_bytes), "returned to the system");
-        let remark = format!(
-            "in all; {} of free pages by the scavenger, in {} of CPU time",
-            bytes(heap.scavenger_released_bytes),
-            duration(heap.scavenger_cpu_ns)
-        );
-        self.row("    ever", bytes(heap.released_bytes), &remark);
+        self.row("    ever", bytes(heap.released_bytes), "added up");
+        let remark = format!("in {} of CPU time", duration(heap.scavenger_cpu_ns));
+        self.row("    scavenger", bytes(heap.scavenger_released_bytes), &remark);
         self.row("  metadata", bytes(heap.metadata_bytes), "");
         self.row("  mappings", grouped(heap.mappings), "");
         if style.picture {
