@@ -1,6 +1,7 @@
 //! Sections of the paging file and their views: read in Microsoft's reference (CreateFileMapping,
 //! MapViewOfFileEx, UnmapViewOfFile, VirtualAlloc) and seen under Wine 8. The errors are those of the
-//! NTSTATUS that ReactOS has for each, where one is named, and else not verified.
+//! NTSTATUS that ReactOS has for each (`NtMapViewOfSection`, `MiMapViewOfDataSection`); Wine has the
+//! same for views that are too long (dlls/ntdll/unix/virtual.c).
 //!
 //! A section is made with `SEC_RESERVE`: none of its pages is committed. Committing pages through one
 //! view commits them for all, and is charged once.
@@ -51,6 +52,7 @@ unsafe impl Sections for Simulated<Windows> {
     ) -> Result<*mut u8, Errno> {
         let machine = &mut *self.call();
         let section = section as i32;
+        // STATUS_INVALID_HANDLE.
         let whole = machine.views.len_of(section).ok_or(ERROR_INVALID_HANDLE)?;
         // STATUS_MAPPED_ALIGNMENT.
         if offset % GRANULARITY != 0 || address.addr() % GRANULARITY != 0 {
@@ -61,6 +63,7 @@ unsafe impl Sections for Simulated<Windows> {
         if offset.checked_add(len).is_none_or(|end| end > whole) {
             return Err(ERROR_ACCESS_DENIED);
         }
+        // STATUS_NO_MEMORY.
         let start = match address.addr() {
             0 => machine.place(len, GRANULARITY).ok_or(ERROR_NOT_ENOUGH_MEMORY)?,
             address => address,
