@@ -6,7 +6,7 @@ mod harness;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use harness::run;
+use harness::{alone, run};
 use sysmem::os::{darwin::Darwin, dragonfly::DragonFly, freebsd::FreeBsd, illumos::Illumos};
 use sysmem::os::{linux::Linux, netbsd::NetBsd, openbsd::OpenBsd, windows::Windows};
 use sysmem::sim::{self, Backing, LazilyFreed, Mapping, Overcommit, Settings, Simulated, System};
@@ -15,7 +15,7 @@ use sysmem_probe::{Access, Capable, Options, Platform, Running, Seen, Signal, Su
 
 #[test]
 fn every_promise_is_kept_by_the_running_kernel() {
-    let run = run(&sysmem::Native::NEW, &Running::NEW);
+    let run = run(&alone(), &sysmem::Native::NEW, &Running::NEW);
     assert_eq!(run.names("fail"), [""; 0], "{}", run.text);
     // Names of mappings are a kernel's option, not every one has private memory that is shared, and
     // not every one has guards, seals, or huge pages that were set aside.
@@ -25,7 +25,7 @@ fn every_promise_is_kept_by_the_running_kernel() {
 
 #[test]
 fn lines_facts_and_the_closing_line_are_for_people() {
-    let _alone = harness::alone();
+    let _turn = alone();
     let mut text = String::new();
     let summary = sysmem_probe::run_native(&mut text, Options::default());
     let Summary { passed, failed, not_supported } = summary;
@@ -60,6 +60,7 @@ fn the_running_kernel_sends_the_signals_that_the_simulated_one_tells_of() {
         Kernel::Darwin => sim::Darwin::signal,
         Kernel::Windows => return,
     };
+    let _turn = alone();
     let os = sysmem::Native::NEW;
     let len = os.page_size();
     let reserved = os.reserve(&sysmem::ReserveOptions::new(len)).unwrap().as_ptr();
@@ -170,9 +171,10 @@ fn passes_on(settings: Settings) -> Vec<String> {
 
 /// Runs the suite on a backend over its simulated kernel; what is not supported is returned.
 fn passes_as<S: System, O: Capable>(new: fn(Simulated<S>) -> O, settings: Settings) -> Vec<String> {
+    let turn = alone();
     let kernel = Simulated::<S>::start(settings.clone());
     let os = new(kernel.clone());
-    let run = run(&os, &Around { kernel: kernel.clone(), backing: settings.backing });
+    let run = run(&turn, &os, &Around { kernel: kernel.clone(), backing: settings.backing });
     assert_eq!(run.names("fail"), [""; 0], "{settings:?}\n{}", run.text);
     assert!(run.summary.passed >= 65, "{settings:?}\n{}", run.text);
     kernel.verify();
@@ -311,8 +313,9 @@ fn the_checklist_for_a_port_has_every_check() {
         .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
         .flat_map(|cell| cell.trim_end_matches('`').split("`, `"))
         .collect();
+    let turn = alone();
     let kernel = Simulated::new(HEAP);
-    let run = run(&Linux::new(kernel.clone()), &Around { kernel, backing: HEAP.backing });
+    let run = run(&turn, &Linux::new(kernel.clone()), &Around { kernel, backing: HEAP.backing });
     let made: BTreeSet<_> = run.checks.keys().filter_map(|name| name.split(':').next()).collect();
     assert_eq!(listed, made);
 }

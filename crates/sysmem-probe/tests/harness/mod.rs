@@ -6,10 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sysmem_probe::{Capable, Options, Platform, Summary};
 
-/// One run at a time: the suite measures the process.
-pub fn alone() -> MutexGuard<'static, ()> {
+/// A turn: who has it is the only one that runs the suite or maps memory.
+pub struct Turn(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+/// Waits for a turn. The suite measures the process, and looks whether places that it freed are
+/// free: no other test is to start a simulated kernel meanwhile either.
+pub fn alone() -> Turn {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    Turn(ONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Runs `work` here and on another thread.
@@ -37,8 +41,7 @@ impl Run {
 
 const OPTIONS: Options = Options { json: true, beside: Some(beside) };
 
-pub fn run<O: Capable, P: Platform>(os: &O, platform: &P) -> Run {
-    let _alone = alone();
+pub fn run<O: Capable, P: Platform>(_turn: &Turn, os: &O, platform: &P) -> Run {
     let mut text = String::new();
     let summary = sysmem_probe::run(os, platform, &mut text, OPTIONS);
     taken_apart(text, summary)

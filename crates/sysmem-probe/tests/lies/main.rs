@@ -9,7 +9,7 @@ mod liar;
 
 use std::collections::BTreeSet;
 
-use harness::run;
+use harness::{alone, run};
 use liar::Liar;
 use sysmem::Native;
 use sysmem_probe::Running;
@@ -239,9 +239,10 @@ const NEVER_FAIL: &[&str] = &["Lock: threads that contend", "park: ends when"];
 
 #[test]
 fn every_check_fails_on_a_system_that_breaks_its_promise() {
+    let turn = alone();
     let mut failed_somewhere = BTreeSet::new();
     for &(lie, expected) in LIES {
-        let run = run(&Liar::new(lie), &Running::NEW);
+        let run = run(&turn, &Liar::new(lie), &Running::NEW);
         let failed = run.names("fail");
         assert_eq!(run.summary.failed, failed.len());
         for beginning in expected {
@@ -250,7 +251,7 @@ fn every_check_fails_on_a_system_that_breaks_its_promise() {
         }
         failed_somewhere.extend(failed.into_iter().map(str::to_owned));
     }
-    let honest = run(&NATIVE, &Running::NEW);
+    let honest = run(&turn, &NATIVE, &Running::NEW);
     let never: Vec<_> = honest
         .checks
         .keys()
