@@ -1,6 +1,7 @@
 //! The program that is measured: fills a heap, frees half of it at random, and then, as often as it
 //! is asked, does steps of one free and one allocation.
 
+use std::hint::black_box;
 use std::io::{BufRead, stdin};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -163,8 +164,23 @@ fn below(random: &mut Random, end: usize) -> usize {
     ((random.number() >> 32) as usize * end) >> 32
 }
 
-/// A thread's runs that are in use.
-type InUse = Vec<(NonNull<u8>, usize)>;
+/// A run that is in use, in one word: its length is in the bits that are zero in every address, whoever
+/// it is of. A list of runs that is read at random takes of the caches, and the heap is measured.
+#[derive(Clone, Copy)]
+struct InUse(NonNull<u8>);
+
+impl InUse {
+    fn new(start: NonNull<u8>, npages: usize) -> InUse {
+        // SAFETY: a run is of more than 16 bytes.
+        InUse(unsafe { start.byte_add(npages - 1) })
+    }
+
+    fn parts(self) -> (NonNull<u8>, usize) {
+        let more = self.0.addr().get() % LONGEST;
+        // SAFETY: as much was added.
+        (unsafe { self.0.byte_sub(more) }, more + 1)
+    }
+}
 
 const NO_MEMORY: &str = "a run was refused";
 
@@ -174,16 +190,16 @@ fn half_full(
     runs: &mut impl Runs,
     random: &mut Random,
     bytes: usize,
-) -> Result<InUse, &'static str> {
+) -> Result<Vec<InUse>, &'static str> {
     let mut in_use = Vec::new();
     let mut filled = 0;
     while filled * PAGE < bytes {
         let npages = 1 + below(random, LONGEST);
-        in_use.push((runs.allocate(npages).ok_or(NO_MEMORY)?, npages));
+        in_use.push(InUse::new(runs.allocate(npages).ok_or(NO_MEMORY)?, npages));
         filled += npages;
     }
     while filled * PAGE > bytes / 2 {
-        let (start, npages) = in_use.swap_remove(below(random, in_use.len()));
+        let (start, npages) = in_use.swap_remove(below(random, in_use.len())).parts();
         filled -= npages;
         // SAFETY: out of the list, so in use no more.
         if !unsafe { runs.free(start, npages) } {
@@ -199,18 +215,22 @@ fn half_full(
 fn pages_steps(
     runs: &mut impl Runs,
     random: &mut Random,
-    in_use: &mut InUse,
+    in_use: &mut [InUse],
     count: usize,
 ) -> Result<(), &'static str> {
+    let mut next = below(random, in_use.len());
     for _ in 0..count {
-        let index = below(random, in_use.len());
-        let (start, npages) = in_use[index];
+        let index = next;
+        // A step ahead, so that where the list is in no cache it does not count as the heap's time.
+        next = below(random, in_use.len());
+        black_box(in_use[next]);
+        let (start, npages) = in_use[index].parts();
         // SAFETY: the run's place in the list is taken by the next one.
         if !unsafe { runs.free(start, npages) } {
             return Err("a free was refused");
         }
         let npages = 1 + below(random, LONGEST);
-        in_use[index] = (runs.allocate(npages).ok_or(NO_MEMORY)?, npages);
+        in_use[index] = InUse::new(runs.allocate(npages).ok_or(NO_MEMORY)?, npages);
     }
     Ok(())
 }

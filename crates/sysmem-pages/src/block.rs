@@ -1,6 +1,9 @@
 //! One huge page of address space: which of its 256 pages are free, backed by memory, zero.
 //!
 //! A free run is nothing but bits in a row, so freeing neighbours joins them without any work.
+//!
+//! In a large heap the records of a huge page are in no cache, so what runs come and go by is one
+//! cache line: the free pages, the counts, and whether the other sets need to be looked at.
 
 use crate::bits::{Bits, PAGES};
 use crate::standing::Standing;
@@ -9,28 +12,34 @@ use crate::standing::Standing;
 ///
 /// A page is unmapped or just being given back (neither free nor backed), in use (backed), idle
 /// (free and backed) or given back (free).
-#[repr(align(64))]
+#[repr(C, align(64))]
 #[derive(Default)]
 pub(crate) struct Block {
     /// Pages that can be handed out.
     free: Bits,
-    /// Pages that the system was told are used: Ready.
-    backed: Bits,
-    /// Free pages that will be found zero.
-    zero: Bits,
     /// The number of the scavenger's look before which a page was last handed out or freed.
     touched: u32,
     in_use: u16,
     idle: u16,
+    /// Pages in the set `backed`.
+    count_backed: u16,
     /// The most free pages in a row.
     longest: u16,
+    /// Whether a page is in the set `zero`.
+    has_zero: bool,
     /// A part was given back while others stayed, and the system has not made it whole since.
     broken: bool,
     /// The number of the scavenger's last look when it was broken, or could not be made whole.
     broken_at: u32,
     /// The standing that the tree has it under.
     pub(crate) kept_standing: Standing,
+    /// Pages that the system was told are used: Ready.
+    backed: Bits,
+    /// Pages that are not in use and will be found zero.
+    zero: Bits,
 }
+
+const _: () = assert!(core::mem::offset_of!(Block, backed) <= 64);
 
 /// What became of pages that are free again.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,13 +162,13 @@ impl Block {
     /// Whether every page of a range is in use.
     #[inline]
     pub(crate) fn are_in_use(&self, at: usize, len: usize) -> bool {
-        self.backed.has(at, len) && self.free.lacks(at, len)
+        self.are_backed(at, len) && self.free.lacks(at, len)
     }
 
     /// Whether every page of a range is backed.
     #[inline]
     pub(crate) fn are_backed(&self, at: usize, len: usize) -> bool {
-        self.backed.has(at, len)
+        self.count_backed as usize == PAGES || self.backed.has(at, len)
     }
 
     /// How many pages of a range are not backed.
@@ -213,6 +222,7 @@ impl Block {
         self.free |= pages;
         if zero {
             self.zero |= pages;
+            self.has_zero = true;
         }
         self.longest = self.free.longest_run(PAGES) as u16;
     }
@@ -225,9 +235,11 @@ impl Block {
         self.free &= !pages;
         self.backed &= !pages;
         self.zero &= !pages;
+        self.count_backed = self.backed.count() as u16;
+        self.has_zero = !self.zero.is_empty();
         self.idle = (self.free & self.backed).count() as u16;
         self.longest = self.free.longest_run(PAGES) as u16;
-        self.broken &= !self.backed.is_empty();
+        self.broken &= self.count_backed > 0;
         (pages.count(), idle)
     }
 
@@ -236,6 +248,7 @@ impl Block {
         let pages = Bits::range(at, len);
         let added = (pages & !self.backed).count();
         self.backed |= pages;
+        self.count_backed += added as u16;
         self.idle += added as u16;
         added
     }
@@ -248,13 +261,22 @@ impl Block {
         self.touched = look;
         self.in_use += len as u16;
         self.remove(at, len);
-        self.zero.has(at, len)
+        self.has_zero && self.take_zero(at, len)
+    }
+
+    /// Whether all pages of a range are zero, which they stay for their owner alone.
+    fn take_zero(&mut self, at: usize, len: usize) -> bool {
+        let are_zero = self.zero.has(at, len);
+        self.zero.remove(at, len);
+        self.has_zero = !self.zero.is_empty();
+        are_zero
     }
 
     /// Takes idle pages out to be given back.
     pub(crate) fn take_leaving(&mut self, at: usize, len: usize) {
         debug_assert!(self.free.has(at, len) && self.backed.has(at, len));
         self.backed.remove(at, len);
+        self.count_backed -= len as u16;
         self.remove(at, len);
     }
 
@@ -282,13 +304,13 @@ impl Block {
         self.free.add(at, len);
         match now {
             Now::Dirty { look } => {
-                self.zero.remove(at, len);
                 self.touched = look;
                 self.in_use -= len as u16;
                 self.idle += len as u16;
             }
             Now::Unchanged => {
                 self.backed.add(at, len);
+                self.count_backed += len as u16;
                 self.idle += len as u16;
             }
             Now::GivenBack { zero, look } => {
@@ -296,7 +318,8 @@ impl Block {
                 if zero {
                     self.zero.add(at, len);
                 }
-                self.broken = !self.backed.is_empty();
+                self.has_zero = !self.zero.is_empty();
+                self.broken = self.count_backed > 0;
                 self.broken_at = look;
             }
         }
@@ -310,6 +333,8 @@ impl Block {
             ("pages in use", self.in_use(), (self.backed & !self.free).count()),
             ("free and backed pages", self.idle(), (self.free & self.backed).count()),
             ("the longest free run", self.longest(), self.free.longest_run(PAGES)),
+            ("backed pages", self.count_backed.into(), self.backed.count()),
+            ("sets of zero pages", self.has_zero.into(), usize::from(!self.zero.is_empty())),
         ] {
             if kept != counted {
                 return Err((what, kept, counted));

@@ -15,7 +15,8 @@ use crate::region::Regions;
 use crate::scavenger::Keeper;
 use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
 use crate::statistics::ScavengerWork;
-use crate::tree::Tree;
+use crate::tree::{Place, Tree};
+
 /// What the lock guards.
 pub(crate) struct Pages<O: Os> {
     pub(crate) regions: Regions<O>,
@@ -99,13 +100,6 @@ impl Counts {
     };
 }
 
-/// The huge page that a range of pages lies in and the first page in it, if it lies in one.
-#[inline]
-fn in_one(first: usize, npages: usize) -> Option<(usize, usize)> {
-    let at = first % WHOLE;
-    (npages <= WHOLE - at).then_some((first / WHOLE, at))
-}
-
 /// The parts of a range of pages in each huge page it touches: the huge page, the first page in it,
 /// how many.
 #[inline]
@@ -157,9 +151,9 @@ impl<O: Os + Clone> Pages<O> {
             return Some(block * WHOLE);
         }
         let place = |class| {
-            let block = self.tree.best(class)?;
-            let at = self.tree.block(block)?.fit(npages, align_pages)?;
-            Some(block * WHOLE + at)
+            let place = self.tree.best(class)?;
+            let at = self.tree.at(place).fit(npages, align_pages)?;
+            Some(place.number * WHOLE + at)
         };
         match place(class_of(npages)) {
             None if align_pages > 1 => {
@@ -170,6 +164,12 @@ impl<O: Os + Clone> Pages<O> {
         }
     }
 
+    /// The huge page that a range of pages lies in, if it lies in one, which is the heap's.
+    #[inline]
+    fn in_one(&self, first: usize, npages: usize) -> Option<Place> {
+        if npages <= WHOLE - first % WHOLE { self.tree.place(first / WHOLE) } else { None }
+    }
+
     /// The first page of a range that may be a run.
     #[inline]
     pub(crate) fn run_at(
@@ -178,11 +178,25 @@ impl<O: Os + Clone> Pages<O> {
         npages: usize,
         shift: u32,
     ) -> Result<usize, Misuse> {
+        self.find_run(start, npages, shift).map(|(first, _)| first)
+    }
+
+    /// The first page of a range that may be a run, and the huge page it lies in, if it lies in one.
+    #[inline]
+    fn find_run(
+        &self,
+        start: NonNull<u8>,
+        npages: usize,
+        shift: u32,
+    ) -> Result<(usize, Option<Place>), Misuse> {
         let address = start.addr().get();
         let first = address >> shift;
         let aligned = address & ((1 << shift) - 1) == 0;
-        if aligned && npages > 0 && npages < usize::MAX >> shift && self.are_in_use(first, npages) {
-            return Ok(first);
+        if aligned && npages > 0 && npages < usize::MAX >> shift {
+            let one = self.in_one(first, npages);
+            if self.are_in_use(one, first, npages) {
+                return Ok((first, one));
+            }
         }
         let refuse = |kind| Err(Misuse::new(address, npages, kind));
         let Some(index) = self.regions.find(first) else {
@@ -199,9 +213,9 @@ impl<O: Os + Clone> Pages<O> {
 
     /// Whether every page of a range is in use, all in one reservation.
     #[inline]
-    fn are_in_use(&self, first: usize, npages: usize) -> bool {
-        if let Some((block, at)) = in_one(first, npages) {
-            return self.tree.block(block).is_some_and(|block| block.are_in_use(at, npages));
+    fn are_in_use(&self, one: Option<Place>, first: usize, npages: usize) -> bool {
+        if let Some(place) = one {
+            return self.tree.at(place).are_in_use(first % WHOLE, npages);
         }
         parts(first, npages).all(|(block, at, len)| {
             let joined = at > 0 || block * WHOLE == first || self.tree.is_joined(block);
@@ -225,15 +239,16 @@ impl<O: Os + Clone> Pages<O> {
         npages: usize,
     ) -> Result<bool, Error> {
         let look = self.look;
-        let are_backed = match in_one(first, npages).and_then(|(block, _)| self.tree.block(block)) {
-            Some(block) => block.are_backed(first % WHOLE, npages),
+        let one = self.in_one(first, npages);
+        let are_backed = match one {
+            Some(place) => self.tree.at(place).are_backed(first % WHOLE, npages),
             None => self.are_backed(first, npages),
         };
         if !are_backed {
             self.back(heap, first, npages)?;
         }
         let mut zeroed = true;
-        self.change(first, npages, |block, at, len| zeroed &= block.take(at, len, look));
+        self.change(one, first, npages, |block, at, len| zeroed &= block.take(at, len, look));
         self.idle -= npages;
         self.in_use += npages;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
@@ -252,13 +267,13 @@ impl<O: Os + Clone> Pages<O> {
     #[inline]
     fn change(
         &mut self,
+        one: Option<Place>,
         first: usize,
         npages: usize,
         mut change: impl FnMut(&mut Block, usize, usize),
     ) {
-        if let Some((block, at)) = in_one(first, npages) {
-            self.tree.change(block, |block| change(block, at, npages));
-            return;
+        if let Some(place) = one {
+            return self.tree.change_at(place, |block| change(block, first % WHOLE, npages));
         }
         for (block, at, len) in parts(first, npages) {
             self.tree.change(block, |block| change(block, at, len));
@@ -311,15 +326,20 @@ impl<O: Os + Clone> Pages<O> {
         npages: usize,
         shift: u32,
     ) -> Result<(), Misuse> {
-        let first = self.run_at(start, npages, shift)?;
-        self.put_back(first, npages);
+        let (first, one) = self.find_run(start, npages, shift)?;
+        self.put_back_in(one, first, npages);
         Ok(())
     }
 
-    #[inline]
+    /// Makes pages in use free.
     pub(crate) fn put_back(&mut self, first: usize, npages: usize) {
+        self.put_back_in(self.in_one(first, npages), first, npages);
+    }
+
+    #[inline]
+    fn put_back_in(&mut self, one: Option<Place>, first: usize, npages: usize) {
         let now = Now::Dirty { look: self.look };
-        self.change(first, npages, |block, at, len| block.put_back(at, len, now));
+        self.change(one, first, npages, |block, at, len| block.put_back(at, len, now));
         self.in_use -= npages;
         self.idle += npages;
     }

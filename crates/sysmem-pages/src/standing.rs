@@ -91,11 +91,12 @@ pub(crate) static RELEASE_ORDER: [usize; PARTIAL_RANKS] = {
     order
 };
 
-/// The sets: for each class those of its ranks, for the last one the free ones; then those of
-/// huge pages with idle pages, and of broken ones that are dense.
-pub(crate) const FREE_SET: usize = WHOLE_CLASS * PARTIAL_RANKS;
-pub(crate) const GIVEN_BACK_SET: usize = FREE_SET + 1;
-pub(crate) const IDLE_SET: usize = GIVEN_BACK_SET + 1;
+/// The sets: for each rank those of its classes, for the last class instead the free ones; then those
+/// of huge pages with idle pages, and of broken ones that are dense. What runs come and go by changes
+/// a class rather than a rank, and so words that lie together.
+pub(crate) const FREE_SET: usize = set_of(WHOLE_CLASS, 0);
+pub(crate) const GIVEN_BACK_SET: usize = set_of(WHOLE_CLASS, 1);
+pub(crate) const IDLE_SET: usize = PARTIAL_RANKS * CLASSES;
 pub(crate) const DENSE_BROKEN_SET: usize = IDLE_SET + 1;
 pub(crate) const SETS: usize = DENSE_BROKEN_SET + 1;
 
@@ -104,8 +105,14 @@ pub(crate) const DENSE: usize = WHOLE / 2;
 
 /// The set of a class and a partial rank.
 #[inline]
-pub(crate) fn set_of(class: usize, rank: usize) -> usize {
-    class * PARTIAL_RANKS + rank
+pub(crate) const fn set_of(class: usize, rank: usize) -> usize {
+    rank * CLASSES + class
+}
+
+/// The class and the partial rank of a set.
+#[inline]
+pub(crate) fn class_and_rank(set: usize) -> (usize, usize) {
+    (set % CLASSES, set / CLASSES)
 }
 
 /// Rank and class in one: what a huge page is to those who search.

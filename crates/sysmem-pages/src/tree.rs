@@ -18,11 +18,14 @@ use crate::block::Block;
 use crate::free_runs::FreeRuns;
 use crate::standing::{
     BROKEN, CLASSES, DENSE, DENSE_BROKEN_SET, EIGHTHS, FREE, FREE_SET, GIVEN_BACK, GIVEN_BACK_SET,
-    IDLE_SET, INTACT, PARTIAL_RANKS, RANKS, SETS, Standing, set_of,
+    IDLE_SET, INTACT, RANKS, SETS, Standing, class_and_rank, set_of,
 };
 
 mod check;
 mod growth;
+mod search;
+
+use search::{first_from, last_before};
 
 const FANOUT: usize = 64;
 const BITS: u32 = FANOUT.ilog2();
@@ -80,7 +83,15 @@ pub(crate) struct Tree {
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     leaf: *mut Leaf,
-    slot: usize,
+    /// Of all huge pages.
+    pub(crate) number: usize,
+}
+
+impl Place {
+    #[inline]
+    fn slot(self) -> usize {
+        self.number % FANOUT
+    }
 }
 
 impl Leaf {
@@ -137,14 +148,14 @@ impl Tree {
             let node = unsafe { at.cast::<Node>().as_ref() }?;
             at = node.children[Self::slot(leaf, height)];
         }
-        (!at.is_null()).then_some(Place { leaf: at.cast(), slot: block % FANOUT })
+        (!at.is_null()).then_some(Place { leaf: at.cast(), number: block })
     }
 
     /// The huge page at a place.
     #[inline]
     pub(crate) fn at(&self, place: Place) -> &Block {
         // SAFETY: a leaf of this tree; nothing changes it while the tree is borrowed.
-        unsafe { &(*place.leaf).blocks[place.slot] }
+        unsafe { &(*place.leaf).blocks[place.slot()] }
     }
 
     /// The huge page of this number, if the heap has it.
@@ -157,7 +168,7 @@ impl Tree {
     pub(crate) fn is_joined(&self, block: usize) -> bool {
         // SAFETY: as in `at`.
         self.place(block)
-            .is_some_and(|place| unsafe { (*place.leaf).joined } >> place.slot & 1 != 0)
+            .is_some_and(|place| unsafe { (*place.leaf).joined } >> place.slot() & 1 != 0)
     }
 
     /// Changes a huge page, and what follows from it. `None` if the heap does not have it.
@@ -176,7 +187,8 @@ impl Tree {
     pub(crate) fn change_at<R>(&mut self, place: Place, change: impl FnOnce(&mut Block) -> R) -> R {
         // SAFETY: a leaf of this tree, which is borrowed mutably.
         let leaf = unsafe { &mut *place.leaf };
-        let block = &mut leaf.blocks[place.slot];
+        let slot = place.slot();
+        let block = &mut leaf.blocks[slot];
         let before = (block.in_use_broken(), block.idle() > 0);
         let result = change(block);
         let after = (block.in_use_broken(), block.idle() > 0);
@@ -184,13 +196,13 @@ impl Tree {
         let (old, new) = (block.kept_standing, block.standing());
         block.kept_standing = new;
         if before.1 != after.1 {
-            self.set(&mut leaf.head, place.slot, IDLE_SET, after.1);
+            self.set(&mut leaf.head, slot, IDLE_SET, after.1);
         }
         if (before.0 >= DENSE) != (after.0 >= DENSE) {
-            self.set(&mut leaf.head, place.slot, DENSE_BROKEN_SET, after.0 >= DENSE);
+            self.set(&mut leaf.head, slot, DENSE_BROKEN_SET, after.0 >= DENSE);
         }
         if old != new {
-            self.stands(leaf, place.slot, old, new);
+            self.stands(leaf, slot, old, new);
         }
         result
     }
@@ -238,7 +250,7 @@ impl Tree {
         if set >= IDLE_SET {
             return;
         }
-        let (class, rank) = (set / PARTIAL_RANKS, set % PARTIAL_RANKS);
+        let (class, rank) = class_and_rank(set);
         let ranks = self.ranks[class] & !(1 << rank) | u32::from(is_in) << rank;
         self.ranks[class] = ranks;
         self.classes = self.classes & !(1 << class) | u32::from(ranks != 0) << class;
@@ -246,7 +258,8 @@ impl Tree {
 
     /// Whether any huge page is in a set of a standing.
     fn has(&self, set: usize) -> bool {
-        self.ranks[set / PARTIAL_RANKS] >> (set % PARTIAL_RANKS) & 1 != 0
+        let (class, rank) = class_and_rank(set);
+        self.ranks[class] >> rank & 1 != 0
     }
 
     /// Tells the nodes above where free huge pages of a leaf lie now.
@@ -269,7 +282,7 @@ impl Tree {
 
     /// The best huge page with a free run of this class.
     #[inline]
-    pub(crate) fn best(&self, class: usize) -> Option<usize> {
+    pub(crate) fn best(&self, class: usize) -> Option<Place> {
         let classes = self.classes & u32::MAX << class;
         if classes == 0 {
             return None;
@@ -280,13 +293,13 @@ impl Tree {
 
     /// The first huge page of a set that is not empty.
     #[inline]
-    fn first(&self, set: usize) -> Option<usize> {
+    fn first(&self, set: usize) -> Option<Place> {
         self.find(set, |word| word.trailing_zeros())
     }
 
     /// A huge page of a set that is not empty, as `choose` chooses a place in each word.
     #[inline]
-    fn find(&self, set: usize, choose: impl Fn(u64) -> u32) -> Option<usize> {
+    fn find(&self, set: usize, choose: impl Fn(u64) -> u32) -> Option<Place> {
         let (mut at, mut number) = (self.root, self.prefix);
         for height in (0..=self.height).rev() {
             // SAFETY: where a set is not empty, there is a node or leaf.
@@ -297,7 +310,7 @@ impl Tree {
                 at = unsafe { (*at.cast::<Node>()).children[slot % FANOUT] };
             }
         }
-        Some(number)
+        Some(Place { leaf: at.cast(), number })
     }
 
     /// The last huge page that is free and has memory.
@@ -305,7 +318,7 @@ impl Tree {
         if !self.has(FREE_SET) {
             return None;
         }
-        self.find(FREE_SET, |word| 63 - word.leading_zeros())
+        Some(self.find(FREE_SET, |word| 63 - word.leading_zeros())?.number)
     }
 
     /// The last huge page before `end` that has idle pages.
@@ -425,77 +438,4 @@ impl Tree {
     pub(crate) fn in_use_broken(&self) -> usize {
         self.in_use_broken
     }
-}
-
-/// The last huge page up to `last` that is in both sets, below a node or leaf of this height and
-/// number.
-///
-/// # Safety
-///
-/// `at` is null or a node or leaf of a tree that does not change meanwhile, with its height and
-/// number.
-unsafe fn last_before(
-    at: *mut Head,
-    height: u32,
-    number: usize,
-    sets: (usize, usize),
-    last: usize,
-) -> Option<usize> {
-    let first = number << BITS;
-    let slot = (last >> (BITS * height)).checked_sub(first)?;
-    let allowed = u64::MAX >> (FANOUT - 1).saturating_sub(slot);
-    // SAFETY: the caller's promise.
-    let head = unsafe { at.as_ref() }?;
-    let mut left = head.sets[sets.0] & head.sets[sets.1] & allowed;
-    // In vain only where `last` lies in a child, or where a child has both sets apart.
-    while let Some(slot) = left.checked_ilog2() {
-        let slot = slot as usize;
-        if height == 0 {
-            return Some(first | slot);
-        }
-        left &= !(1 << slot);
-        // SAFETY: as above; above height zero it is a node.
-        let child = unsafe { (*at.cast::<Node>()).children[slot] };
-        // SAFETY: as above.
-        let found = unsafe { last_before(child, height - 1, first | slot, sets, last) };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-/// The first huge page from `from` on of a set, below a node or leaf of this height and number.
-///
-/// # Safety
-///
-/// As for [`last_before`].
-unsafe fn first_from(
-    at: *mut Head,
-    height: u32,
-    number: usize,
-    set: usize,
-    from: usize,
-) -> Option<usize> {
-    let first = number << BITS;
-    let slot = (from >> (BITS * height)).saturating_sub(first);
-    let allowed = u64::MAX.checked_shl(u32::try_from(slot).unwrap_or(u32::MAX)).unwrap_or(0);
-    // SAFETY: the caller's promise.
-    let mut left = unsafe { at.as_ref() }?.sets[set] & allowed;
-    // Of two children at most: only the one that `from` lies in can be in vain.
-    while left != 0 {
-        let slot = left.trailing_zeros() as usize;
-        if height == 0 {
-            return Some(first | slot);
-        }
-        left &= !(1 << slot);
-        // SAFETY: as above; above height zero it is a node.
-        let child = unsafe { (*at.cast::<Node>()).children[slot] };
-        // SAFETY: as above.
-        let found = unsafe { first_from(child, height - 1, first | slot, set, from) };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
 }

@@ -80,8 +80,8 @@ impl Tree {
         let Some(place) = self.place(block) else { return };
         // SAFETY: a leaf of this tree, which is borrowed mutably.
         let leaf = unsafe { &mut *place.leaf };
-        leaf.joined |= u64::from(joined) << place.slot;
-        leaf.present |= 1 << place.slot;
+        leaf.joined |= u64::from(joined) << place.slot();
+        leaf.present |= 1 << place.slot();
         self.change_at(place, |block| block.map(at, len, zero));
         // SAFETY: as above.
         self.runs_changed(unsafe { &*place.leaf });
@@ -95,10 +95,10 @@ impl Tree {
         // SAFETY: a leaf of this tree, which is borrowed mutably.
         let leaf = unsafe { &mut *place.leaf };
         leaf.withdrawn += 1;
-        leaf.joined &= !(u64::from(at == 0) << place.slot);
-        let page = &leaf.blocks[place.slot];
+        leaf.joined &= !(u64::from(at == 0) << place.slot());
+        let page = &leaf.blocks[place.slot()];
         if page.in_use() + page.count_free() == 0 {
-            leaf.present &= !(1 << place.slot);
+            leaf.present &= !(1 << place.slot());
         }
         self.runs_changed(leaf);
     }
