@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use std::{env, ptr, thread};
 
+#[cfg(target_os = "linux")]
+use sysmem_alloc::{HugePages, set_huge_pages};
 use sysmem_alloc::{SysMem, allocate, free, reallocate, start_scavenger, statistics};
 
 #[global_allocator]
@@ -177,6 +179,46 @@ fn running_out_of_address_space_is_null_and_not_the_end() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("went on"));
+}
+
+/// Whether the mapping that an address lies in asks for huge pages (`hg`, proc_pid_smaps(5)).
+#[cfg(target_os = "linux")]
+fn asks_for_huge_pages(address: *mut u8) -> bool {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut is_inside = false;
+    for line in smaps.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            let parse = |hex| usize::from_str_radix(hex, 16).unwrap();
+            is_inside = (parse(start)..parse(end)).contains(&address.addr());
+        } else if is_inside && first == "VmFlags:" {
+            return line.split(' ').any(|flag| flag == "hg");
+        }
+    }
+    panic!("{address:?} is in no mapping");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn huge_pages_are_asked_for_where_the_program_wants_them() {
+    if is_case() {
+        let before = allocate(16 << 20, 8);
+        set_huge_pages(HugePages::Advise);
+        let after = allocate(16 << 20, 8);
+        assert!(!before.is_null() && !asks_for_huge_pages(before));
+        assert!(!after.is_null() && asks_for_huge_pages(after.wrapping_add(8 << 20)));
+        println!("asked");
+        return;
+    }
+    let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if mode.is_err() {
+        eprintln!("skipped: this kernel has no huge pages");
+        return;
+    }
+    let output = run_case("huge_pages_are_asked_for_where_the_program_wants_them");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("asked"));
 }
 
 #[test]

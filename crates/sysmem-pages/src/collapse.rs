@@ -13,12 +13,12 @@
 //! After a refusal everything is as it was before.
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 use sysmem::huge::{HugePageControl, Mode};
 use sysmem::{Os, Reservation, State};
 
 use crate::heap::PageHeap;
-use crate::options::HugePages;
 use crate::pages::Pages;
 use crate::release::{BATCH, Batch};
 use crate::standing::WHOLE;
@@ -74,7 +74,7 @@ impl<O: HugePageControl + Clone> PageHeap<O> {
         let system = self.os.huge_pages();
         let is_wanted = match system.mode {
             Some(Mode::Always) => true,
-            Some(Mode::Advised) => self.options.huge_pages == HugePages::Advise,
+            Some(Mode::Advised) => self.advises.load(Relaxed),
             Some(Mode::Never) | None => false,
         };
         let same_size = system.size == Some(WHOLE << self.page_shift());

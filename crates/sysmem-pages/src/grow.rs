@@ -12,11 +12,12 @@
 //! Where mapping is refused in one reservation, it may succeed in a new one: a refusal can be about the
 //! one alone (its reservation is lost, or with strict accounting of swap it is charged whole).
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
 use crate::heap::PageHeap;
 use crate::lost::is_loss;
-use crate::options::HugePages;
 use crate::pages::{Pages, parts};
 use crate::region::Region;
 use crate::standing::WHOLE;
@@ -43,8 +44,7 @@ impl<O: Os + Clone> PageHeap<O> {
     /// Whether the heap's huge pages are the system's, and it is to make them.
     #[inline]
     pub(crate) fn makes_huge_pages(&self) -> bool {
-        self.options.huge_pages == HugePages::Advise
-            && self.os.huge_page_size() == Some(WHOLE << self.page_shift())
+        self.advises.load(Relaxed) && self.os.huge_page_size() == Some(WHOLE << self.page_shift())
     }
 }
 
@@ -173,7 +173,7 @@ impl<O: Os + Clone> Pages<O> {
         let account = &heap.accounts.metadata;
         let blocks = from / WHOLE..wide.div_ceil(WHOLE);
         self.tree.make_room(blocks, &mut self.metadata, &heap.os, account)?;
-        let mapped = self.regions[index].map(end, wide, heap.options.huge_pages);
+        let mapped = self.regions[index].map(end, wide, heap.advises.load(Relaxed));
         let end = mapped.inspect_err(|error| self.note_refusal(index, error))?;
         self.regions[index].mapped = end;
         self.mapped += end - from;

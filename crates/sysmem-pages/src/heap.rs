@@ -1,12 +1,12 @@
 use core::ptr::{self, NonNull};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 use sysmem::{Account, Error, ErrorKind, Lock, LockGuard, Operation, Os};
 
 use crate::grow::out_of_memory;
 use crate::lost::is_loss;
 use crate::misuse::{Misuse, MisuseKind};
-use crate::options::{Options, ReleaseOnFree};
+use crate::options::{HugePages, Options, ReleaseOnFree};
 use crate::pages::Pages;
 use crate::region::return_reservation;
 use crate::scavenger::Keeper;
@@ -80,6 +80,8 @@ pub struct PageHeap<O: Os + Clone> {
     pub(crate) os: O,
     pub(crate) accounts: &'static Accounts,
     pub(crate) options: Options,
+    /// Whether huge pages are asked for: what the options say, unless they were overruled.
+    pub(crate) advises: AtomicBool,
     pages: Lock<Pages<O>>,
     /// Held while memory is given back, which happens outside the lock on the pages. Always taken
     /// before that one.
@@ -92,7 +94,14 @@ impl<O: Os + Clone> PageHeap<O> {
     /// An empty heap. Takes nothing from the system before the first run.
     pub const fn new(os: O, accounts: &'static Accounts, options: Options) -> PageHeap<O> {
         let (pages, releasing) = (Lock::new(Pages::new()), Lock::new(()));
-        PageHeap { os, accounts, options, pages, releasing, call: AtomicU32::new(0) }
+        let advises = AtomicBool::new(matches!(options.huge_pages, HugePages::Advise));
+        PageHeap { os, accounts, options, advises, pages, releasing, call: AtomicU32::new(0) }
+    }
+
+    /// Overrules what the [`Options`] say of huge pages, for memory that the heap maps from now on:
+    /// for owners who know it only when the heap is in use.
+    pub fn set_huge_pages(&self, huge_pages: HugePages) {
+        self.advises.store(huge_pages == HugePages::Advise, Relaxed);
     }
 
     /// The size of a heap page in bytes: [`PAGE`], or the system's page if that is larger.

@@ -6,7 +6,6 @@ use core::ptr::NonNull;
 use sysmem::{Account, Error, Os, Protection, Reservation, State};
 
 use crate::metadata::Metadata;
-use crate::options::HugePages;
 
 /// One reservation. Pages are numbered by address; runs never cross from one reservation to
 /// another, though they may touch: some systems take no call that spans two.
@@ -113,13 +112,9 @@ impl<O: Os + Clone> Region<O> {
         page.wrapping_sub(self.start) < self.npages
     }
 
-    /// Reserved → Prepared up to `end` at least, up to `wide` if the system agrees. Returns the page up to which is mapped now. The caller notes it.
-    pub(crate) fn map(
-        &mut self,
-        end: usize,
-        wide: usize,
-        huge_pages: HugePages,
-    ) -> Result<usize, Error> {
+    /// Reserved → Prepared up to `end` at least, up to `wide` if the system agrees, and huge pages if
+    /// that is wanted. Returns the page up to which is mapped now. The caller notes it.
+    pub(crate) fn map(&mut self, end: usize, wide: usize, advises: bool) -> Result<usize, Error> {
         let from = self.mapped;
         let map = |end: usize| {
             let (offset, len) = (self.offset_of(from), (end - from) << self.shift);
@@ -131,7 +126,7 @@ impl<O: Os + Clone> Region<O> {
             answer => answer.map(|()| wide)?,
         };
         let mut advised = end..end;
-        if huge_pages == HugePages::Advise {
+        if advises {
             if let Some(huge) = self.reservation().os().huge_page_size() {
                 let first = (from << self.shift).next_multiple_of(huge);
                 let last = (end << self.shift) & !(huge - 1);

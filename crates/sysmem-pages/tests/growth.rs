@@ -247,18 +247,34 @@ fn a_gibibyte_in_small_runs_takes_few_calls_and_few_records() {
     heap.verify().unwrap();
 }
 
+/// What huge pages were asked for: the offset in a huge page and the length of each mapping.
+fn advised(kernel: &Simulated) -> Vec<(usize, usize)> {
+    let mappings = kernel.mappings().into_iter();
+    let advised = mappings.filter(|mapping| mapping.attributes.huge == Some(true));
+    advised.map(|mapping| (mapping.start % (2 * MIB), mapping.len())).collect()
+}
+
 #[test]
 fn advice_covers_whole_huge_pages_and_only_those() {
     let kernel = Simulated::new(real(GIB));
     let heap = heap_on(&kernel, Options::new().huge_pages(HugePages::Advise));
     heap.allocate(300, PAGE).unwrap();
-    let advised: Vec<_> = kernel
-        .mappings()
-        .into_iter()
-        .filter(|mapping| mapping.attributes.huge == Some(true))
-        .map(|mapping| (mapping.start % (2 * MIB), mapping.len()))
-        .collect();
-    assert_eq!(advised, [(0, 4 * MIB)]);
+    assert_eq!(advised(&kernel), [(0, 4 * MIB)]);
+}
+
+#[test]
+fn advice_is_given_as_was_said_last() {
+    let kernel = Simulated::new(real(GIB));
+    let heap = heap_on(&kernel, Options::new());
+    heap.allocate(256, PAGE).unwrap();
+    assert_eq!(advised(&kernel), []);
+    heap.set_huge_pages(HugePages::Advise);
+    heap.allocate(512, PAGE).unwrap();
+    assert_eq!(advised(&kernel), [(0, 4 * MIB)]);
+    heap.set_huge_pages(HugePages::System);
+    heap.allocate(1024, PAGE).unwrap();
+    assert_eq!(advised(&kernel), [(0, 4 * MIB)]);
+    heap.verify().unwrap();
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use core::ffi::CStr;
 
-use sysmem_alloc::MemoryLimit;
+use sysmem_alloc::{HugePages, MemoryLimit};
 
 /// Does what the environment says; for the library's constructor. That of a setuid program is not
 /// to be trusted.
 pub(crate) fn apply() {
+    if variable(c"SYSMEM_HUGE_PAGES") == Some(b"advise") {
+        sysmem_alloc::set_huge_pages(HugePages::Advise);
+    }
     if variable(c"SYSMEM_SCAVENGER") != Some(b"off") {
         sysmem_alloc::start_scavenger();
     }
