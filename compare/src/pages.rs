@@ -46,6 +46,11 @@ const SHARED: f64 = 250.0;
 const LARGE: usize = 16 << 10;
 const LARGE_TIMES: f64 = 1.3;
 
+/// The records of a page heap are at most this part of what is mapped, ...
+const RECORDS: f64 = 0.002;
+/// ... and as many bytes more.
+const RECORDS_MORE: f64 = (128 << 10) as f64;
+
 /// What is quoted of Go 1.27's page allocator on a machine like the one the bounds are for, by the
 /// size of the heap in MiB.
 const GO: [(usize, f64); 2] = [(256, 1100.0), (1024, 1300.0)];
@@ -72,6 +77,8 @@ struct Contestant {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    /// Of a page heap: its records and what is mapped, in bytes.
+    records: Option<(u64, u64)>,
     took: Vec<Took>,
 }
 
@@ -90,9 +97,13 @@ impl Contestant {
             return Err("a child without pipes".into());
         };
         let (name, output) = (name.to_string(), BufReader::new(output));
-        let took = Vec::new();
-        let mut this = Contestant { name, source, mib, threads, child, input, output, took };
-        this.line()?;
+        let (records, took) = (None, Vec::new());
+        let mut this =
+            Contestant { name, source, mib, threads, child, input, output, records, took };
+        let line = this.line()?;
+        if let Some((records, mapped)) = line.trim().split_once(' ') {
+            this.records = Some((records.parse()?, mapped.parse()?));
+        }
         Ok(this)
     }
 
@@ -224,6 +235,10 @@ fn shared(contestants: &[Contestant]) -> Vec<String> {
         if let Some(times) = growth.filter(|&times| times > LARGE_TIMES) {
             worse.push(format!("the page heap, {size}: {times:.2} times what 256 MiB take"));
         }
+        let (records, mapped) = contestant.records.unwrap_or_default();
+        if records as f64 > RECORDS * mapped as f64 + RECORDS_MORE {
+            worse.push(format!("the page heap, {size}: {records} bytes of records"));
+        }
         let go = GO.iter().find(|(mib, _)| *mib == contestant.mib && kernel == "running");
         rows.push(vec![
             size,
@@ -232,9 +247,18 @@ fn shared(contestants: &[Contestant]) -> Vec<String> {
             format!("{bound:.0} ns"),
             growth.map_or("".into(), |times| format!("{times:.2} (at most {LARGE_TIMES})")),
             go.map_or("".into(), |(_, ns)| format!("{ns:.0} ns")),
+            format!("{} KiB, {:.3} %", records >> 10, records as f64 * 100.0 / mapped as f64),
         ]);
     }
-    let head = ["the page heap", "kernel", "time", "at most", "times 256 MiB", "Go 1.27, quoted"];
+    let head = [
+        "the page heap",
+        "kernel",
+        "time",
+        "at most",
+        "times 256 MiB",
+        "Go 1.27, quoted",
+        "records, of what is mapped",
+    ];
     table::print(&head, &rows);
     println!();
     worse

@@ -99,11 +99,21 @@ trait Runs {
 /// What threads share; each makes its [`Runs`] of it.
 trait Shared: Sync {
     fn runs(&self) -> Result<impl Runs, Error>;
+
+    /// Of a page heap: its records and what is mapped, in bytes.
+    fn records(&self) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 impl<O: Os + Clone + Send + Sync> Shared for PageHeap<O> {
     fn runs(&self) -> Result<impl Runs, Error> {
         Ok(self)
+    }
+
+    fn records(&self) -> Option<(u64, u64)> {
+        let now = self.statistics();
+        Some((now.metadata, now.reserved - now.unmapped))
     }
 }
 
@@ -124,6 +134,10 @@ struct Caches(PageHeap<Native>);
 impl Shared for Caches {
     fn runs(&self) -> Result<impl Runs, Error> {
         self.0.cache()
+    }
+
+    fn records(&self) -> Option<(u64, u64)> {
+        self.0.records()
     }
 }
 
@@ -235,7 +249,7 @@ fn pages_steps(
     Ok(())
 }
 
-/// Fills the heap, says so, and then for each line of input, a number of steps, does them and says
+/// Fills the heap, says so and what its records take, and then for each line of input, a number of steps, does them and says
 /// what they took.
 fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::Error>> {
     let bytes = (load.mib << 20) / load.threads;
@@ -292,7 +306,10 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::
         };
         let serve = || -> Result<(), Box<dyn std::error::Error>> {
             gate.wait();
-            println!("ready");
+            match shared.records() {
+                Some((records, mapped)) => println!("{records} {mapped}"),
+                None => println!(),
+            }
             for line in stdin().lock().lines() {
                 let Took { cpu, wall, sleeps } = timed(line?.trim().parse()?)?;
                 println!("{cpu} {wall} {sleeps}");

@@ -1,7 +1,8 @@
 //! How the page heap grows, what it costs, and what it does when the system refuses.
 
+use sysmem::os::freebsd::FreeBsd;
 use sysmem::os::linux::Linux;
-use sysmem::sim::{Backing, Call, Faulty, Mapping, Settings, Simulated, Traced};
+use sysmem::sim::{self, Backing, Call, Faulty, Mapping, Overcommit, Settings, Simulated, Traced};
 use sysmem::{Errno, ErrorKind, Limit, Os};
 use sysmem_pages::{Accounts, HugePages, MapCell, Options, PAGE, PageHeap, ReleaseOnFree, Run};
 
@@ -142,6 +143,40 @@ fn under_a_limit_on_data_the_last_step_is_as_small_as_is_needed() {
     let last = runs[runs.len() / 2];
     free(&heap, last);
     assert_eq!(heap.allocate(4, PAGE).unwrap().start, last.start);
+}
+
+/// As much of a strict limit on promised memory is had as the heap's own records and what it could
+/// not use of a step leave, in steps that become smaller; and had again after it was freed.
+fn uses_what_a_limit_leaves<O: Os + Clone>(heap: &PageHeap<O>, limit: usize) {
+    let (runs, error) = fill(heap, 4);
+    assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+    let obtained = runs.len() * 4 * PAGE;
+    assert!(obtained + 512 * KIB > limit, "{obtained} of {limit} bytes were had: {error}");
+    heap.verify().unwrap();
+    runs.iter().for_each(|&run| free(heap, run));
+    let (again, _) = fill(heap, 4);
+    assert!(again.len() >= runs.len(), "{} of {} runs were had again", again.len(), runs.len());
+    heap.verify().unwrap();
+}
+
+#[test]
+fn under_strict_accounting_of_swap_steps_shrink_to_what_is_left() {
+    for limit in [3 * MIB, 7 * MIB, 41 * MIB, 90 * MIB] {
+        let overcommit = Overcommit::Never { limit: limit as u64 };
+        let kernel = Simulated::new(Settings { overcommit, ..real(GIB) });
+        uses_what_a_limit_leaves(&heap_on(&kernel, Options::new()), limit);
+    }
+}
+
+/// FreeBSD charges a reservation whole, so it is the reservations that have to shrink.
+#[test]
+fn under_a_limit_on_swap_that_charges_whole_reservations_they_shrink_to_what_is_left() {
+    for limit in [3 * MIB, 7 * MIB, 41 * MIB, 90 * MIB] {
+        let settings = Settings { swap_limit: limit as u64, ..real(GIB) };
+        let kernel = Simulated::<sim::FreeBsd>::start(settings);
+        let heap = PageHeap::new(FreeBsd::new(kernel), accounts(), Options::new());
+        uses_what_a_limit_leaves(&heap, limit);
+    }
 }
 
 #[test]
