@@ -192,8 +192,8 @@ pub fn run(options: &Options) -> Outcome<()> {
     }
     println!(
         "Runs of 1 to 16 pages of 8 KiB, heaps half full; processor time of a free and an \
-         allocation. Medians of {} rounds of {} steps in turn, ratios those of neighbouring \
-         rounds.\n",
+         allocation. Medians of {} rounds of {} steps in turn, after half as many to warm the \
+         caches, ratios those of neighbouring rounds.\n",
         options.rounds, options.steps
     );
     worse.extend(shared(&contestants));

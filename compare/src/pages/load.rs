@@ -258,7 +258,7 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::
         let mut in_use = half_full(&mut runs, &mut random, bytes)?;
         return Ok(pages_steps(&mut runs, &mut random, &mut in_use, steps)?);
     }
-    // Main and the threads are here together before and after the steps.
+    // Main and the threads are here together before the steps, when caches are warm, and after.
     let gate = &Barrier::new(load.threads + 1);
     let steps = &AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -279,11 +279,16 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::
                     if steps == 0 {
                         return;
                     }
-                    let (sleeps, cpu) = (sleeps(), Native::NEW.thread_cpu_time());
-                    let done = match &mut filled {
-                        Ok((runs, in_use)) => pages_steps(runs, &mut random, in_use, steps),
+                    let mut work = |count| match &mut filled {
+                        Ok((runs, in_use)) => pages_steps(runs, &mut random, in_use, count),
                         Err(refused) => Err(*refused),
                     };
+                    // Others came between, whose turn it was; what they left in the caches is not
+                    // to count.
+                    let warm = work(steps / 2);
+                    gate.wait();
+                    let (sleeps, cpu) = (sleeps(), Native::NEW.thread_cpu_time());
+                    let done = warm.and_then(|()| work(steps));
                     let cpu = Native::NEW.thread_cpu_time() - cpu;
                     // Main holds the other end as long as it wants answers.
                     let _ = sender.send(done.map(|()| (cpu, self::sleeps() - sleeps)));
@@ -292,6 +297,7 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::
         }
         let timed = |count: usize| -> Result<Took, Box<dyn std::error::Error>> {
             steps.store(count, Relaxed);
+            gate.wait();
             gate.wait();
             let (begin, mut cpu, mut sleeps) = (Instant::now(), Duration::ZERO, 0);
             for _ in 0..load.threads {
