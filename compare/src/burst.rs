@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use crate::allocators;
+use crate::allocators::{self, How};
 use crate::measure::{self, Random, cpu_time, layout, median};
 use crate::table;
 
@@ -26,6 +26,9 @@ pub struct Options {
     /// Only the allocators whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Fail if sysmem keeps more than it may.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(clap::Args)]
@@ -37,6 +40,9 @@ const THREADS: usize = 2;
 
 /// How long after the last free the resident set is read.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// As many times what lives sysmem keeps at most.
+const MOST: f64 = 2.2;
 
 /// What the load says, in bytes and nanoseconds.
 #[derive(Clone, Copy)]
@@ -77,25 +83,54 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
          medians of {}.\n",
         options.mib, options.runs
     );
+    let ours = allocators.iter().position(|it| matches!(it.how, How::SysmemRun(_)));
     let rows: Vec<_> = allocators
         .iter()
         .zip(&figures)
-        .map(|(allocator, figures)| {
-            let mib = |of: fn(&Figures) -> f64| {
-                format!("{:.0} MiB", median(figures, of) / (1 << 20) as f64)
+        .enumerate()
+        .map(|(index, (allocator, runs))| {
+            let mib =
+                |of: fn(&Figures) -> f64| format!("{:.0} MiB", median(runs, of) / (1 << 20) as f64);
+            let to_it = |of: fn(&Figures) -> f64| {
+                let ours = ours.filter(|&ours| ours != index).map(|ours| &figures[ours]);
+                ours.map_or(String::new(), |ours| {
+                    let pairs: Vec<_> = ours.iter().zip(runs).collect();
+                    format!("{:.2}", median(&pairs, |(ours, it)| of(ours) / of(it)))
+                })
             };
             vec![
                 allocator.name.clone(),
                 mib(|figures| figures.live),
                 mib(|figures| figures.full),
                 mib(|figures| figures.quiet),
-                format!("{:.2}", median(figures, |figures| figures.quiet / figures.live)),
-                format!("{:.2} s", median(figures, |figures| figures.cpu / 1e9)),
+                to_it(|figures| figures.quiet),
+                format!("{:.2}", median(runs, times_live)),
+                if ours == Some(index) { format!("{MOST:.2}") } else { String::new() },
+                format!("{:.2} s", median(runs, |figures| figures.cpu / 1e9)),
+                to_it(|figures| figures.cpu),
             ]
         })
         .collect();
-    table::print(&["allocator", "live", "full", "1 s later", "times live", "CPU"], &rows);
-    Ok(())
+    let head = [
+        "allocator",
+        "live",
+        "full",
+        "1 s later",
+        "sysmem to it",
+        "times live",
+        "at most",
+        "CPU",
+        "sysmem to it",
+    ];
+    table::print(&head, &rows);
+    let kept = ours.map(|ours| median(&figures[ours], times_live));
+    let worse = kept.filter(|&kept| kept > MOST);
+    let worse = worse.map(|kept| format!("sysmem keeps {kept:.2} times what lives"));
+    measure::verdict(options.check, worse.as_slice(), "No figure is above its bound.")
+}
+
+fn times_live(figures: &Figures) -> f64 {
+    figures.quiet / figures.live
 }
 
 /// The program that is measured. Says the bytes that live, the resident bytes before and after,
