@@ -70,8 +70,7 @@ impl Allocator {
         match &self.how {
             How::Plain => {}
             How::SysmemRun(sysmem) => {
-                let library = sysmem.with_file_name("libsysmem_preload.so");
-                command.env("LD_PRELOAD", library).env("SYSMEM_SCAVENGER", "off");
+                command.env("LD_PRELOAD", library(sysmem)).env("SYSMEM_SCAVENGER", "off");
             }
             How::Preload { library, environment } => {
                 command.env("LD_PRELOAD", library).envs(*environment);
@@ -92,6 +91,11 @@ pub fn sysmem() -> Result<PathBuf, Box<dyn Error>> {
         return Err("building sysmem failed".into());
     }
     Ok(std::env::current_exe()?.with_file_name("sysmem"))
+}
+
+/// The library that this command preloads: building the command refreshes the one in Cargo's `deps`.
+pub fn library(sysmem: &Path) -> PathBuf {
+    sysmem.with_file_name("deps").join("libsysmem_preload.so")
 }
 
 /// The C library, sysmem, and the peers that can be had here.

@@ -114,7 +114,7 @@ fn contestants(
             // The program itself has to be watched, not the command that runs it.
             How::SysmemRun(sysmem) => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.env("LD_PRELOAD", sysmem.with_file_name("libsysmem_preload.so"));
+                command.env("LD_PRELOAD", allocators::library(sysmem));
                 command.env("SYSMEM_MEMORY_LIMIT", limit.to_string());
                 command
             }

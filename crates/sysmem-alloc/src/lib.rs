@@ -18,7 +18,8 @@
 //!   header before a block: its span is found from its address (`page_map`).
 //! - A block freed by the thread that owns its span goes back to the span; freed by another, it
 //!   goes to a lock-free list of the owner's heap, which takes it in when it next runs short.
-//! - Larger requests are whole pages (`large`).
+//! - Larger requests are whole pages (`large`). Runs of up to 128 KiB, for these and for spans, a thread
+//!   keeps at hand for itself when they are free (`thread_heap::runs`).
 //! - When a thread ends, its heap keeps what still holds blocks and waits for the next thread
 //!   (`lifecycle`).
 //! - Some allocations are sampled, where that is wanted (`sampling`): a profile needs no more.
