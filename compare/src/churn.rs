@@ -97,6 +97,8 @@ const A_PAGE: Duration = Duration::from_nanos(120);
 /// From madvise(2), and what it takes for each huge page (measured on Linux 6.18 with parts missing: 130
 /// to 470 µs, this much on the average).
 const MADV_COLLAPSE: i32 = 25;
+const MADV_HUGEPAGE: i32 = 14;
+const MADV_NOHUGEPAGE: i32 = 15;
 const A_COLLAPSE: Duration = Duration::from_micros(250);
 
 type Kernel = Faulty<Simulated>;
@@ -122,6 +124,7 @@ impl Machine {
                     costs.advance(A_COLLAPSE * (len >> 21) as u32);
                     return None;
                 }
+                Call::Madvise { advice: MADV_HUGEPAGE | MADV_NOHUGEPAGE, .. } => 0,
                 Call::Madvise { len, .. } | Call::Munmap { len, .. } => *len,
                 Call::ProcessMadvise { ranges, .. } => ranges.iter().map(|range| range.len).sum(),
                 _ => return None,

@@ -31,6 +31,8 @@ pub(crate) struct Block {
     broken: bool,
     /// The number of the scavenger's last look when it was broken, or could not be made whole.
     broken_at: u32,
+    /// What the system was told of it as a whole.
+    pub(crate) advice: Advice,
     /// The standing that the tree has it under.
     pub(crate) kept_standing: Standing,
     /// Pages that the system was told are used: Ready.
@@ -40,6 +42,19 @@ pub(crate) struct Block {
 }
 
 const _: () = assert!(core::mem::offset_of!(Block, backed) <= 64);
+
+/// What the system was told of a huge page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Advice {
+    /// Nothing, or not of all of it at once.
+    #[default]
+    None,
+    /// That it should be one.
+    Huge,
+    /// That it should not, because a part of it was given back.
+    Small,
+}
 
 /// What became of pages that are free again.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,6 +106,11 @@ impl Block {
     #[inline]
     pub(crate) fn in_use_broken(&self) -> usize {
         if self.broken { self.in_use() } else { 0 }
+    }
+
+    /// Whether no page is backed.
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.count_backed == 0
     }
 
     /// Whether all 256 pages are free.

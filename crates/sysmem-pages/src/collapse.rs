@@ -18,6 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use sysmem::huge::{HugePageControl, Mode};
 use sysmem::{Os, Reservation, State};
 
+use crate::block::Advice;
 use crate::heap::PageHeap;
 use crate::pages::Pages;
 use crate::release::{BATCH, Batch};
@@ -57,6 +58,8 @@ struct Collapse<O: Os> {
     missing: Batch,
     /// Some of that could not be had.
     refused: bool,
+    /// The system was told not to make a huge page of it.
+    is_small: bool,
 }
 
 impl Pass {
@@ -118,12 +121,18 @@ impl<O: HugePageControl + Clone> PageHeap<O> {
 
     /// Calls the system; whether it made a huge page. The caller holds the lock `releasing`.
     fn finish_collapse(&self, collapse: Collapse<O>) -> bool {
-        let Collapse { number, reservation, offset, missing, refused } = collapse;
+        let Collapse { number, reservation, offset, missing, refused, is_small } = collapse;
         let len = WHOLE << self.page_shift();
         // SAFETY: a region stays, and its reservation stays where it is, while a huge page of it is
         // being collapsed.
-        let is_whole = !refused && unsafe { reservation.as_ref() }.collapse(offset, len).is_ok();
+        let memory = unsafe { reservation.as_ref() };
+        let may_be = !refused && (!is_small || memory.huge_page(offset, len).is_ok());
+        let is_whole = may_be && memory.collapse(offset, len).is_ok();
+        let told_back = is_whole || !is_small || memory.no_huge_page(offset, len).is_ok();
         let mut pages = self.lock();
+        if is_small && (is_whole || !told_back) {
+            pages.set_advice(number, Advice::Huge);
+        }
         pages.collapsing = None;
         let look = pages.look;
         if is_whole {
@@ -177,6 +186,7 @@ impl<O: Os + Clone> Pages<O> {
             return None;
         }
         let (reservation, start) = (region.reservation_ptr(), region.start);
+        let is_small = self.tree.block(number)?.advice == Advice::Small;
         let (mut missing, mut refused) = (Batch::EMPTY, false);
         for (at, len) in self.tree.block(number)?.given_back_runs() {
             let offset = (first + at - start) << shift;
@@ -195,6 +205,6 @@ impl<O: Os + Clone> Pages<O> {
             self.leaving += len;
         }
         self.collapsing = Some(number);
-        Some(Collapse { number, reservation, offset, missing, refused })
+        Some(Collapse { number, reservation, offset, missing, refused, is_small })
     }
 }

@@ -16,6 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use sysmem::{Error, ErrorKind, Operation, Os, Reservation, ReserveOptions};
 
+use crate::block::Advice;
 use crate::heap::PageHeap;
 use crate::lost::is_loss;
 use crate::pages::{Pages, parts};
@@ -174,11 +175,17 @@ impl<O: Os + Clone> Pages<O> {
         let blocks = from / WHOLE..wide.div_ceil(WHOLE);
         self.tree.make_room(blocks, &mut self.metadata, &heap.os, account)?;
         let mapped = self.regions[index].map(end, wide, heap.advises.load(Relaxed));
-        let end = mapped.inspect_err(|error| self.note_refusal(index, error))?;
+        let (end, advised) = mapped.inspect_err(|error| self.note_refusal(index, error))?;
         self.regions[index].mapped = end;
         self.mapped += end - from;
         for (block, at, len) in parts(from, end - from) {
             self.tree.map(block, (at, len), true, first < block * WHOLE);
+        }
+        if heap.makes_huge_pages() {
+            for block in advised.start.div_ceil(WHOLE)..advised.end / WHOLE {
+                self.has_advised = true;
+                self.tree.change(block, |block| block.advice = Advice::Huge);
+            }
         }
         Ok(())
     }

@@ -10,14 +10,15 @@
 //! huge page a short run should come from (`standing`), where a long run fits (`free_runs`); all huge
 //! pages by address (`tree`); memory for records (`metadata`); reservations (`region`); the heap
 //! (`heap`), how it grows (`grow`), how it gives back (`release`, `returning`) when (`scavenger`),
-//! also of what stays in use (`in_use`), how large it may be (`limit`), short runs without its lock
-//! (`page_cache`), a picture of it (`heap_map`), and checks of its records (`verify`) and of its memory
-//! (`residency`).
+//! also of what stays in use (`in_use`), what becomes of huge pages then (`advice`, `collapse`), how
+//! large it may be (`limit`), short runs without its lock (`page_cache`), a picture of it (`heap_map`),
+//! and checks of its records (`verify`) and of its memory (`residency`).
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
 
+mod advice;
 mod bits;
 mod block;
 mod collapse;

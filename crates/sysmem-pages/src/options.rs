@@ -14,7 +14,9 @@ pub struct Options {
 pub enum HugePages {
     /// Nothing: the system's own setting decides.
     System,
-    /// Every part of a reservation that can be a huge page should be one.
+    /// Every part of a reservation that can be a huge page should be one, but for those of which a
+    /// part was given back: until they are made whole or used anew, the system is told to keep them
+    /// small, or it might bring back what was given back.
     Advise,
 }
 

@@ -34,6 +34,10 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) leaving: usize,
     /// Regions that were taken out of the list and are being returned outside the lock.
     pub(crate) departing: usize,
+    /// Whether the system was ever told that a huge page should be one, and how many of them it was
+    /// told to keep small since.
+    pub(crate) has_advised: bool,
+    pub(crate) small: usize,
     /// The huge page that the system is just making whole, outside the lock.
     pub(crate) collapsing: Option<usize>,
     /// Bytes in use whose memory was given back, and whether more is just going.
@@ -130,6 +134,8 @@ impl<O: Os + Clone> Pages<O> {
             idle: 0,
             leaving: 0,
             departing: 0,
+            has_advised: false,
+            small: 0,
             collapsing: None,
             given_back_in_use: 0,
             giving_back_in_use: false,
@@ -290,6 +296,7 @@ impl<O: Os + Clone> Pages<O> {
             if whole && self.is_allowed(block * WHOLE, WHOLE) {
                 // The first access makes a huge page of it, so all of it will be in memory.
                 (at, len) = (0, WHOLE);
+                self.let_be_huge(heap, block);
             }
             while let Some((from, count)) =
                 self.tree.block(block).and_then(|page| page.unbacked(at, len))

@@ -1,6 +1,6 @@
 //! One reservation, and the list of all of them.
 
-use core::ops::{Deref, DerefMut};
+use core::ops::{Deref, DerefMut, Range};
 use core::ptr::NonNull;
 
 use sysmem::{Account, Error, Os, Protection, Reservation, State};
@@ -113,8 +113,14 @@ impl<O: Os + Clone> Region<O> {
     }
 
     /// Reserved → Prepared up to `end` at least, up to `wide` if the system agrees, and huge pages if
-    /// that is wanted. Returns the page up to which is mapped now. The caller notes it.
-    pub(crate) fn map(&mut self, end: usize, wide: usize, advises: bool) -> Result<usize, Error> {
+    /// that is wanted. Returns the page up to which is mapped now, and the pages that are to be huge.
+    /// The caller notes it.
+    pub(crate) fn map(
+        &mut self,
+        end: usize,
+        wide: usize,
+        advises: bool,
+    ) -> Result<(usize, Range<usize>), Error> {
         let from = self.mapped;
         let map = |end: usize| {
             let (offset, len) = (self.offset_of(from), (end - from) << self.shift);
@@ -148,7 +154,13 @@ impl<O: Os + Clone> Region<O> {
                 self.ends_advised = is_advised;
             }
         }
-        Ok(end)
+        Ok((end, advised))
+    }
+
+    /// Notes that there are so many more stretches, and so many fewer, because the system was told
+    /// otherwise of mapped pages.
+    pub(crate) fn told_otherwise(&mut self, more: usize, fewer: usize) {
+        self.stretches = self.stretches + more - fewer;
     }
 
     /// How many mappings the system needs for the reservation, if it joins what is alike.

@@ -248,6 +248,7 @@ impl<O: Os + Clone> PageHeap<O> {
         // SAFETY: a region stays, and its reservation stays where it is, while a page of it is
         // not free.
         let reservation = unsafe { reservation.as_ref() };
+        self.keep_small(reservation, batch.ranges());
         // SAFETY: the pages were taken out, so they are ours and nobody uses them.
         let answer = unsafe { reservation.unused_batch_shared(&ranges[..batch.len], how) };
         let done = answer.map_or_else(|stopped| stopped.done, |()| batch.len);

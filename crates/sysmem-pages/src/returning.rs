@@ -2,6 +2,7 @@
 
 use sysmem::{Os, State};
 
+use crate::block::Advice;
 use crate::grow::LONGEST;
 use crate::pages::{Pages, parts};
 use crate::region::{Region, return_reservation};
@@ -55,6 +56,8 @@ impl<O: Os + Clone> Pages<O> {
         let idle = self.idle_of_free(index)?;
         let region = self.regions.remove(index);
         for (block, at, len) in parts(region.first, region.mapped - region.first) {
+            let told = self.tree.change(block, |block| core::mem::take(&mut block.advice));
+            self.small -= usize::from(told == Some(Advice::Small));
             self.tree.withdraw(block, at, len);
         }
         self.idle -= idle;

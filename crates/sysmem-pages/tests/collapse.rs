@@ -238,3 +238,47 @@ fn what_owners_gave_back_of_their_runs_does_not_come_again() {
     machine.run(3);
     assert!(machine.is_whole());
 }
+
+/// What the system was told of the memory at an address, and whether all mappings are counted.
+fn told(machine: &Machine, run: &Run) -> Option<bool> {
+    let mappings = machine.clock.mappings();
+    let address = run.start.addr().get();
+    let of_run = mappings.iter().find(|it| (it.start..it.start + it.len()).contains(&address));
+    let huge = of_run.unwrap().attributes.huge;
+    let advised = mappings.iter().filter(|it| it.attributes.huge.is_some()).count();
+    let reserved = machine.heap.statistics().reservations as usize;
+    let counted = machine.heap.statistics().mappings as usize;
+    assert!((advised..=advised + 2 * reserved).contains(&counted), "{counted}, {advised} advised");
+    huge
+}
+
+#[test]
+fn a_broken_huge_page_is_kept_small_until_it_is_made_whole_or_taken_into_use_anew() {
+    let mut machine = Machine::new(HugePages::Advise);
+    let run = machine.parts[0];
+    assert_eq!(told(&machine, &run), Some(false));
+    machine.run(3);
+    assert!(machine.is_whole());
+    assert_eq!(told(&machine, &run), Some(true));
+
+    // Where the system refuses to keep it small, what is idle goes back all the same.
+    machine.refuse(|call| matches!(call, Call::Madvise { advice: 15, .. }).then_some(Errno(12)));
+    assert_eq!(machine.heap.release_all(), 4 * PART * PAGE);
+    assert_eq!(told(&machine, &run), Some(true));
+    machine.refuse(|_| None);
+    let first = machine.parts.remove(1);
+    // SAFETY: out of the list of runs in use.
+    unsafe { machine.heap.free(first.start, PART) }.unwrap();
+    assert_eq!(machine.heap.release_all(), PART * PAGE);
+    assert_eq!(told(&machine, &run), Some(false));
+
+    for run in machine.parts.drain(..) {
+        // SAFETY: as above.
+        unsafe { machine.heap.free(run.start, PART) }.unwrap();
+    }
+    assert_eq!(machine.heap.release_all(), 11 * PART * PAGE);
+    let anew = machine.heap.allocate(HUGE, PAGE).unwrap();
+    assert_eq!(anew.start.addr().get() / (HUGE * PAGE), run.start.addr().get() / (HUGE * PAGE));
+    assert_eq!(told(&machine, &run), Some(true));
+    machine.heap.verify().unwrap();
+}
