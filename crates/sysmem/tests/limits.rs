@@ -1,7 +1,11 @@
 //! Limits really refuse, the error names the one that did, and nothing has changed.
 
 use sysmem::os::darwin::Darwin;
+use sysmem::os::dragonfly::DragonFly;
+use sysmem::os::freebsd::FreeBsd;
+use sysmem::os::illumos::Illumos;
 use sysmem::os::linux::Linux;
+use sysmem::os::netbsd::NetBsd;
 use sysmem::sim::{self, Backing, Call, Faulty, Overcommit, Settings, Simulated, Traced};
 use sysmem::{
     Account, Errno, Error, ErrorKind, GiveBack, Limit, Os, PageRange, Placement, Protection,
@@ -318,6 +322,41 @@ fn fault_takes_access_away_before_it_gives_memory_back() {
     assert_eq!(calls[last..], [protect, advise]);
     let locked = |call: &Call| matches!(call, Call::Madvise { advice: MADV_DONTNEED_LOCKED, .. });
     assert_eq!(traced.count(locked), 0);
+}
+
+/// With room for a few pages more, where a mapping in place of another counts in full.
+fn gives_back_what_does_not_fit_below_the_limit_twice<S: sim::System, O: Os>(
+    new: fn(Simulated<S>) -> O,
+) {
+    let kernel = Simulated::<S>::start(Settings::heap(256 * PAGE));
+    let len = 64 * PAGE;
+    let mut memory = Reservation::alloc_in(new(kernel.clone()), len, &ACCOUNT).unwrap();
+    (0..64).for_each(|page| write(&memory, page, page as u64 + 1));
+    let mapped = kernel.totals().mapped;
+    let room = |npages: usize| {
+        let limit = (mapped + npages * PAGE) as u64;
+        kernel.set(|settings| settings.address_space_limit = limit);
+        limit
+    };
+    room(5);
+    memory.unused(0, len, GiveBack::Eager).unwrap();
+    assert_eq!(memory.state(0), Some((State::Prepared, Protection::ReadWrite, len)));
+    memory.used(0, len).unwrap();
+    assert!((0..64).all(|page| read(&memory, page) == 0));
+    let limit = room(0);
+    if let Err(error) = memory.unused(0, len, GiveBack::Eager) {
+        assert_eq!(limit_of(error), Some(Limit::AddressSpace(limit)), "{error}");
+        assert_eq!(memory.state(0), Some((State::Ready, Protection::ReadWrite, len)));
+    }
+}
+
+#[test]
+fn memory_is_given_back_at_once_close_to_a_limit_on_address_space() {
+    gives_back_what_does_not_fit_below_the_limit_twice(FreeBsd::<Simulated<sim::FreeBsd>>::new);
+    gives_back_what_does_not_fit_below_the_limit_twice(NetBsd::<Simulated<sim::NetBsd>>::new);
+    gives_back_what_does_not_fit_below_the_limit_twice(DragonFly::<Simulated<sim::DragonFly>>::new);
+    gives_back_what_does_not_fit_below_the_limit_twice(Illumos::<Simulated<sim::Illumos>>::new);
+    gives_back_what_does_not_fit_below_the_limit_twice(Darwin::<Simulated<sim::Darwin>>::new);
 }
 
 #[test]

@@ -95,7 +95,16 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
         }
     }
 
-    /// Gives a range back at once by replacing it with fresh memory of the same protection.
+    /// The halves of a range, in whole pages; `None` for a page.
+    fn halves(&self, range: PageRange) -> Option<[PageRange; 2]> {
+        let PageRange { start, len } = range;
+        let half = (len / 2) & !(self.kernel.page_size() - 1);
+        let rest = PageRange::new(start.wrapping_add(half), len - half);
+        (half != 0).then_some([PageRange::new(start, half), rest])
+    }
+
+    /// Gives a range back at once by replacing it with fresh memory of the same protection. Where
+    /// that is refused, contents may be gone from a part of it.
     ///
     /// # Safety
     ///
@@ -118,9 +127,17 @@ impl<K: UnixCalls, R: UnixRules<K>> Unix<K, R> {
                 // SAFETY: as above.
                 match unsafe { self.replace(range, Protection::NoAccess, policy) } {
                     Replaced::Fresh | Replaced::Reserved(_) => {}
-                    Replaced::Kept(_) => {
-                        return Err(self.refused(Operation::Unused, range, errno));
-                    }
+                    // Reserved, it may be counted, too (RLIMIT_AS: seen on FreeBSD). A part of it
+                    // may still be had twice.
+                    Replaced::Kept(_) => match self.halves(range) {
+                        Some(halves) => {
+                            return halves.into_iter().try_for_each(|half| {
+                                // SAFETY: the caller's promise.
+                                unsafe { self.renew(half, protection, policy) }
+                            });
+                        }
+                        None => return Err(self.refused(Operation::Unused, range, errno)),
+                    },
                     Replaced::Lost => return Err(lost),
                 }
             }
