@@ -3,8 +3,9 @@
 use std::alloc::Layout;
 use std::error::Error;
 use std::io;
-use std::mem::MaybeUninit;
-use std::process::{Command, Stdio};
+use std::mem::{self, MaybeUninit};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What one run used.
@@ -23,7 +24,55 @@ pub struct Run {
 /// Runs a command to its end, its output thrown away. A status other than success is an error.
 pub fn run(command: &mut Command) -> io::Result<Run> {
     let begin = Instant::now();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let child = start(command)?;
+    end(command, child, begin)
+}
+
+/// Runs commands at the same time and on one processor, which gives each its turn every few
+/// milliseconds: so what slows the machine slows all of them alike, and their CPU times can be
+/// compared to some thousandths however busy it is.
+pub fn run_side_by_side(commands: &mut [Command]) -> io::Result<Vec<Run>> {
+    let begin = Instant::now();
+    let processor = any_processor()?;
+    for command in &mut *commands {
+        // SAFETY: between fork and exec one system call is made, on a copy.
+        unsafe { command.pre_exec(move || keep_to(&processor)) };
+    }
+    let children: Vec<Child> = commands.iter_mut().map(start).collect::<io::Result<_>>()?;
+    // All are waited for, also where one failed.
+    let runs: Vec<io::Result<Run>> =
+        commands.iter().zip(children).map(|(command, child)| end(command, child, begin)).collect();
+    runs.into_iter().collect()
+}
+
+/// One of the processors that this process may use.
+fn any_processor() -> io::Result<libc::cpu_set_t> {
+    // SAFETY: all zeros are the empty set, sets are as long as said, and numbers are within them.
+    unsafe {
+        let (mut all, mut one): (libc::cpu_set_t, libc::cpu_set_t) = (mem::zeroed(), mem::zeroed());
+        if libc::sched_getaffinity(0, size_of_val(&all), &mut all) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if let Some(number) = (0..libc::CPU_SETSIZE as usize).find(|&n| libc::CPU_ISSET(n, &all)) {
+            libc::CPU_SET(number, &mut one);
+        }
+        Ok(one)
+    }
+}
+
+fn keep_to(processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the set is as long as said.
+    match unsafe { libc::sched_setaffinity(0, size_of_val(processors), processors) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn start(command: &mut Command) -> io::Result<Child> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()
+}
+
+fn end(command: &Command, child: Child, begin: Instant) -> io::Result<Run> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let pid = child.id() as libc::pid_t;

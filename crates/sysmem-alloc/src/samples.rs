@@ -23,13 +23,13 @@ pub const FILE_NAME: &str = "sysmem-samples";
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"sysmemsa");
 
 /// The version of the layout, raised with every change to it.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// How many samples can wait for the command.
-pub const CELLS: usize = 1024;
+pub const CELLS: usize = 4096;
 
 /// How much of the stack is kept with a sample, in bytes.
-pub const STACK: usize = 16_384 - 80;
+pub const STACK: usize = 16_384 - 88;
 
 /// How many frees can wait for the command.
 pub const FREES: usize = 1 << 16;
@@ -56,8 +56,11 @@ pub struct Header {
     magic: AtomicU64,
     version: AtomicU64,
     bytes: AtomicU64,
-    /// The mean number of bytes from one sample to the next.
+    /// The mean number of bytes from one sample to the next that is wanted.
     pub interval: AtomicU64,
+    /// Processor time of a process that is to pass from one sample to the next at least, on the
+    /// average, in nanoseconds: where samples come faster, the process makes its interval greater.
+    pub least_time_ns: AtomicU64,
     /// How many samples were named.
     pub named: AtomicU64,
     /// Samples for which there was no place.
@@ -95,6 +98,8 @@ pub struct Sample {
     pub requested: u64,
     /// The block handed out, in bytes.
     pub block: u64,
+    /// The mean number of bytes from one sample to the next when this one was chosen.
+    pub interval: u64,
     /// Where the program was, and its registers.
     pub registers: Registers,
     /// How much of the stack was copied.
@@ -137,8 +142,9 @@ const _: () = assert!(size_of::<Cell>() == 16_384 && size_of::<Mappings>() == 12
 
 impl Header {
     /// Writes what the file is; for the one who made it, before anyone else sees it.
-    pub fn initialize(&self, interval: u64) {
+    pub fn initialize(&self, interval: u64, least_time_ns: u64) {
         self.interval.store(interval, Ordering::Relaxed);
+        self.least_time_ns.store(least_time_ns, Ordering::Relaxed);
         self.bytes.store(size_of::<Samples>() as u64, Ordering::Relaxed);
         self.version.store(VERSION, Ordering::Relaxed);
         self.magic.store(MAGIC, Ordering::Release);
@@ -269,7 +275,7 @@ mod tests {
     fn empty() -> Box<Samples> {
         // SAFETY: the struct is numbers only, for which all zeros are valid values.
         let samples: Box<Samples> = unsafe { Box::new_zeroed().assume_init() };
-        samples.header.initialize(512);
+        samples.header.initialize(512, 0);
         samples
     }
 

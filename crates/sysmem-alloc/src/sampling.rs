@@ -6,15 +6,17 @@
 //! stands for, so that sums over samples are estimates without bias, whatever the sizes.
 //!
 //! The bytes between chosen ones are exponentially distributed, which has no memory: each class of
-//! each heap may count down on its own (`thread_heap::Countdown`), and a large allocation may draw
-//! anew.
+//! each heap may count down on its own, and a large allocation may draw anew.
+//!
+//! The recorder may change the interval at any time, to keep down what sampling costs. What was
+//! drawn stays drawn: each sample is told with the interval by which it was chosen.
 //!
 //! A block that is sampled moves to pages of its own before the program gets it. So its free comes
 //! by the way of large allocations, its span says which sample it was, and no other free has to ask.
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicPtr, Ordering::*};
 
 use crate::lifecycle;
 use crate::thread_heap::ThreadHeap;
@@ -22,25 +24,25 @@ use crate::thread_heap::ThreadHeap;
 /// Keeps samples. Its functions are called in the middle of allocations and frees, without a lock
 /// held: they may neither allocate nor wait.
 pub struct Recorder {
-    /// An allocation of so many bytes, in a block of so many, is sampled. What is returned names the
-    /// sample; 0 where there is no room for it.
-    pub allocated: fn(requested: usize, block: usize) -> u64,
+    /// The mean number of bytes from one sample to the next, at least 1, as it is now.
+    pub interval: fn() -> u64,
+    /// An allocation of so many bytes, in a block of so many, is sampled; it was chosen with this
+    /// interval. What is returned names the sample; 0 where there is no room for it.
+    pub allocated: fn(requested: usize, block: usize, interval: u64) -> u64,
     /// The allocation of a sample was freed.
     pub freed: fn(sample: u64),
 }
 
-/// The mean number of bytes from one sample to the next; 0 where nothing is sampled.
-static INTERVAL: AtomicU64 = AtomicU64::new(0);
+/// Null where nothing is sampled.
 static RECORDER: AtomicPtr<Recorder> = AtomicPtr::new(ptr::null_mut());
 
-/// Samples allocations from now on, one in `interval` bytes. For the start of a process, while it
-/// has one thread; a second call changes nothing.
-pub fn start_sampling(interval: usize, recorder: &'static Recorder) {
-    if interval == 0 || is_on() || lifecycle::with_heap(|_| ()).is_none() {
+/// Samples allocations from now on. For the start of a process, while it has one thread; a second
+/// call changes nothing.
+pub fn start_sampling(recorder: &'static Recorder) {
+    if is_on() || lifecycle::with_heap(|_| ()).is_none() {
         return;
     }
     RECORDER.store(ptr::from_ref(recorder).cast_mut(), Release);
-    INTERVAL.store(interval as u64, Release);
     for heap in lifecycle::heaps() {
         heap.begin_sampling();
     }
@@ -48,7 +50,7 @@ pub fn start_sampling(interval: usize, recorder: &'static Recorder) {
 
 #[inline]
 pub(crate) fn is_on() -> bool {
-    INTERVAL.load(Relaxed) != 0
+    !RECORDER.load(Relaxed).is_null()
 }
 
 fn recorder() -> Option<&'static Recorder> {
@@ -56,23 +58,28 @@ fn recorder() -> Option<&'static Recorder> {
     unsafe { RECORDER.load(Acquire).as_ref() }
 }
 
-/// How many blocks of a class pass by before one is sampled.
-pub(crate) fn unsampled(heap: &ThreadHeap, block_size: u32) -> i64 {
-    let bytes = heap.bytes_to_sample() * INTERVAL.load(Relaxed) as f64;
-    (bytes / f64::from(block_size)) as i64
+/// The mean number of bytes from one sample to the next, as it is now.
+pub(crate) fn interval() -> u64 {
+    recorder().map_or(u64::MAX, |recorder| (recorder.interval)())
 }
 
 /// Samples a large allocation or not; the sample, or 0.
 #[inline]
 pub(crate) fn large(heap: &ThreadHeap, requested: usize, len: usize) -> u64 {
-    if !is_on() || heap.bytes_to_sample() * INTERVAL.load(Relaxed) as f64 >= len as f64 {
-        return 0;
-    }
-    record(requested, len)
+    if is_on() { large_or_not(heap, requested, len) } else { 0 }
 }
 
-pub(crate) fn record(requested: usize, block: usize) -> u64 {
-    recorder().map_or(0, |recorder| (recorder.allocated)(requested, block))
+#[cold]
+fn large_or_not(heap: &ThreadHeap, requested: usize, len: usize) -> u64 {
+    let interval = interval();
+    if heap.bytes_to_sample(interval) >= len as f64 {
+        return 0;
+    }
+    record(requested, len, interval)
+}
+
+pub(crate) fn record(requested: usize, block: usize, interval: u64) -> u64 {
+    recorder().map_or(0, |recorder| (recorder.allocated)(requested, block, interval))
 }
 
 /// Tells that the allocation of a sample was freed; of no sample, nothing.

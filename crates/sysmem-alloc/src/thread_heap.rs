@@ -44,6 +44,8 @@ struct Shelf {
     available: Cell<*mut Span>,
     /// How many allocations there will have been when the next one is sampled.
     sampled_at: AtomicI64,
+    /// The interval by which that one was chosen.
+    interval: Cell<u64>,
     /// Spans whose free blocks are all on pages that were given back.
     trimmed: Cell<*mut Span>,
     /// What was seen of the class when somebody last looked for memory that it does not need.
@@ -164,6 +166,7 @@ impl ThreadHeap {
                 Shelf {
                     available: Cell::new(ptr::null_mut()),
                     sampled_at: AtomicI64::new(i64::MAX),
+                    interval: Cell::new(u64::MAX),
                     trimmed: Cell::new(ptr::null_mut()),
                     watch: Watch::new(),
                 }
@@ -329,18 +332,25 @@ impl ThreadHeap {
         tell
     }
 
-    /// The next bytes at which this heap is to be sampled, counted from now.
-    pub(crate) fn bytes_to_sample(&self) -> f64 {
-        sampling::exponential(&self.random)
+    /// How many bytes pass by before one is chosen.
+    pub(crate) fn bytes_to_sample(&self, interval: u64) -> f64 {
+        sampling::exponential(&self.random) * interval as f64
+    }
+
+    /// Chooses the next allocation of a class that is to be sampled.
+    fn choose_next(&self, class: usize) {
+        let interval = sampling::interval();
+        let blocks = self.bytes_to_sample(interval) / f64::from(CLASSES[class].block_size);
+        let shelf = &self.shelves[class];
+        shelf.interval.set(interval);
+        self.bin(class).sample_after(shelf, blocks as i64);
     }
 
     /// Has the classes counted down to their samples from now on.
     pub(crate) fn begin_sampling(&self) {
         // Where a heap lies is random where the system places programs at random.
         self.random.set(ptr::from_ref(self).addr() as u64);
-        for ((bin, shelf), class) in self.bins.iter().zip(&self.shelves).zip(&CLASSES) {
-            bin.sample_after(shelf, sampling::unsampled(self, class.block_size));
-        }
+        (0..size_class::COUNT).for_each(|class| self.choose_next(class));
     }
 
     /// Records the allocation of a block. From then on it has pages of its own, so that its free
@@ -360,14 +370,14 @@ impl ThreadHeap {
     }
 
     fn record_sample(&self, class: usize, size: usize, block: *mut u8) -> (*mut u8, bool) {
-        let bin = self.bin(class);
-        let block_size = CLASSES[class].block_size;
-        bin.sample_after(&self.shelves[class], sampling::unsampled(self, block_size));
-        let sample = sampling::record(size, block_size as usize);
+        let interval = self.shelves[class].interval.get();
+        self.choose_next(class);
+        let block_size = CLASSES[class].block_size as usize;
+        let sample = sampling::record(size, block_size, interval);
         if sample == 0 {
             return (block, false);
         }
-        let run = large::allocate_sampled(self, class, block_size as usize, sample);
+        let run = large::allocate_sampled(self, class, block_size, sample);
         if run.0.is_null() {
             sampling::freed(sample);
             return (block, false);

@@ -1,50 +1,62 @@
 //! Sampling tells how much was allocated and how much of it is held, whatever the sizes.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use sysmem_alloc::{Recorder, allocate, free, reallocate, start_sampling, statistics};
 
-const INTERVAL: usize = 4096;
+/// Goes back and forth between these from sample to sample.
+const INTERVALS: [u64; 2] = [2048, 8192];
 
-/// What was recorded: the size of the block of each sample, and whether it was freed.
-static SAMPLES: Mutex<Vec<(usize, usize, bool)>> = Mutex::new(Vec::new());
+struct Sample {
+    requested: usize,
+    block: usize,
+    interval: u64,
+    freed: bool,
+}
+
+static SAMPLES: Mutex<Vec<Sample>> = Mutex::new(Vec::new());
+static INTERVAL: AtomicU64 = AtomicU64::new(INTERVALS[0]);
 static FULL: AtomicBool = AtomicBool::new(false);
 
 // The test's own allocations come from the system's allocator, not from this one.
 static RECORDER: Recorder = Recorder {
-    allocated: |requested, block| {
+    interval: || INTERVAL.load(Relaxed),
+    allocated: |requested, block, interval| {
         if FULL.load(Relaxed) {
             return 0;
         }
         let mut samples = SAMPLES.lock().unwrap();
-        samples.push((requested, block, false));
+        samples.push(Sample { requested, block, interval, freed: false });
+        INTERVAL.store(INTERVALS[samples.len() % 2], Relaxed);
         samples.len() as u64
     },
     freed: |sample| {
         let entry = &mut SAMPLES.lock().unwrap()[sample as usize - 1];
-        assert!(!entry.2, "freed twice");
-        entry.2 = true;
+        assert!(!entry.freed, "freed twice");
+        entry.freed = true;
     },
 };
 
 /// Objects and bytes for which the samples stand that the choice takes.
 fn estimate(choice: impl Fn(usize, bool) -> bool) -> (f64, f64) {
     let samples = SAMPLES.lock().unwrap();
-    samples.iter().filter(|s| choice(s.0, s.2)).fold((0.0, 0.0), |(objects, bytes), s| {
-        let stands_for = 1.0 / (1.0 - (-(s.1 as f64) / INTERVAL as f64).exp());
-        (objects + stands_for, bytes + stands_for * s.1 as f64)
+    let chosen = samples.iter().filter(|sample| choice(sample.requested, sample.freed));
+    chosen.fold((0.0, 0.0), |(objects, bytes), sample| {
+        let block = sample.block as f64;
+        let stands_for = 1.0 / (1.0 - (-block / sample.interval as f64).exp());
+        (objects + stands_for, bytes + stands_for * block)
     })
 }
 
 fn close(estimate: f64, truth: f64, samples: f64) -> bool {
-    // Five standard deviations of a count of that many.
-    (estimate - truth).abs() < 5.0 * truth / samples.sqrt() + 1.0
+    // Five standard deviations of a sum of that many, of which half count four times the others.
+    (estimate - truth).abs() < 5.0 * 1.17 * truth / samples.sqrt() + 1.0
 }
 
 #[test]
-fn estimates_are_true_for_all_sizes_and_a_free_is_seen_wherever_it_comes_from() {
-    start_sampling(INTERVAL, &RECORDER);
+fn estimates_are_true_for_all_sizes_and_intervals_and_a_free_is_seen_wherever_it_comes_from() {
+    start_sampling(&RECORDER);
     for (size, count) in [(8, 60_000), (100, 20_000), (3000, 2000), (60_000, 100), (300_000, 50)] {
         SAMPLES.lock().unwrap().clear();
         let before = statistics();
@@ -85,7 +97,7 @@ fn estimates_are_true_for_all_sizes_and_a_free_is_seen_wherever_it_comes_from() 
                 elsewhere.iter().zip(numbers).for_each(|(&block, n)| check_and_free(block, n));
             });
         });
-        assert!(SAMPLES.lock().unwrap().iter().all(|sample| sample.2), "{size}");
+        assert!(SAMPLES.lock().unwrap().iter().all(|sample| sample.freed), "{size}");
         let end = statistics();
         assert_eq!(end.frees - before.frees, count as u64);
         assert_eq!(end.freed_bytes - before.freed_bytes, bytes);
@@ -109,10 +121,10 @@ fn growing_and_a_full_recorder() {
             size = grown;
         }
     }
-    assert_eq!(SAMPLES.lock().unwrap().iter().filter(|sample| !sample.2).count(), 1);
+    assert_eq!(SAMPLES.lock().unwrap().iter().filter(|sample| !sample.freed).count(), 1);
     // SAFETY: the block is ours.
     unsafe { free(block) };
-    assert!(SAMPLES.lock().unwrap().iter().all(|sample| sample.2));
+    assert!(SAMPLES.lock().unwrap().iter().all(|sample| sample.freed));
 
     FULL.store(true, Relaxed);
     let recorded = SAMPLES.lock().unwrap().len();

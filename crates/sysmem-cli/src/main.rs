@@ -74,10 +74,11 @@ struct RunArguments {
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
 
-    /// The mean number of bytes from one sampled allocation to the next, with K or M for KiB or MiB.
-    #[arg(long, value_name = "BYTES", default_value = "512K", value_parser = interval)]
+    /// The mean number of bytes from one sampled allocation to the next, with K or M for KiB or MiB
+    /// [default: 512K, and more while there would be over 1,000 samples a second].
+    #[arg(long, value_name = "BYTES", value_parser = interval)]
     #[arg(requires = "profile")]
-    profile_interval: u64,
+    profile_interval: Option<u64>,
 
     /// The allocator as a library to preload [default: looked for beside this command].
     #[arg(long, value_name = "PATH")]

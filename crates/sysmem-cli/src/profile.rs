@@ -1,7 +1,8 @@
 //! Who holds the memory: takes in the samples that programs leave, walks their stacks, and adds up
 //! what they stand for.
 //!
-//! A sample of a block of `n` bytes stands for `1 / (1 - exp(-n / interval))` allocations
+//! A sample of a block of `n` bytes that was chosen by an interval stands for
+//! `1 / (1 - exp(-n / interval))` allocations
 //! (`sysmem_alloc`'s `sampling`): sums are estimates without bias.
 
 mod folded;
@@ -24,8 +25,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use sysmem_alloc::samples::{self, CELLS, Sample, Samples};
 
-/// How often samples are taken in: so often that a program that allocates as fast as memory goes
-/// finds room for the next ones.
+/// The interval where none is asked for. It grows while samples come faster than
+/// [`LEAST_TIME_NS`] says; one that was asked for is kept.
+const USUAL_INTERVAL: u64 = 512 << 10;
+
+/// Processor time of a process from one sample to the next at least. A sample costs some 10 µs, the
+/// walk of its stack included: that is a hundredth.
+const LEAST_TIME_NS: u64 = 1_000_000;
+
+/// How often samples are taken in: so often that programs find room for the next ones.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The same while so many come that there might soon be no room.
@@ -109,7 +117,7 @@ enum Event {
 
 impl Profiler {
     /// Makes the file of samples, and those in which the profile is to be written.
-    pub fn create(interval: u64, out: &[PathBuf], library: &Path) -> Result<Self, Refusal> {
+    pub fn create(interval: Option<u64>, out: &[PathBuf], library: &Path) -> Result<Self, Refusal> {
         let cannot =
             |error: io::Error| Refusal::own(format!("cannot make the file for samples: {error}"));
         let out = out
@@ -122,7 +130,11 @@ impl Profiler {
                 }
             })
             .collect::<Result<_, _>>()?;
-        let (file, samples) = create(interval).map_err(cannot)?;
+        let (interval, least_time_ns) = match interval {
+            Some(interval) => (interval, 0),
+            None => (USUAL_INTERVAL, LEAST_TIME_NS),
+        };
+        let (file, samples) = create(interval, least_time_ns).map_err(cannot)?;
         Ok(Self {
             file,
             samples,
@@ -158,7 +170,7 @@ impl Profiler {
         samples.collect(|sample| {
             count += 1;
             let place = self.place(sample);
-            let sum = stands_for(sample.block as f64, self.interval);
+            let sum = stands_for(sample.block as f64, sample.interval as f64);
             let event = Event::Allocated { name: sample.name, place, sum };
             events.push((sample.time_ns, event));
         });
@@ -278,7 +290,7 @@ fn stands_for(block: f64, interval: f64) -> Sum {
     Sum { objects, bytes: objects * block }
 }
 
-fn create(interval: u64) -> io::Result<(OwnedFd, &'static Samples)> {
+fn create(interval: u64, least_time_ns: u64) -> io::Result<(OwnedFd, &'static Samples)> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = memfd_create(samples::FILE_NAME, flags)?;
     let length = size_of::<Samples>();
@@ -290,7 +302,7 @@ fn create(interval: u64) -> io::Result<(OwnedFd, &'static Samples)> {
     // SAFETY: the mapping has the length of `Samples`, is page aligned, sealed against shrinking,
     // never unmapped, and holds numbers for which any bytes are valid.
     let samples = unsafe { &*mapping.cast::<Samples>() };
-    samples.header.initialize(interval);
+    samples.header.initialize(interval, least_time_ns);
     Ok((file, samples))
 }
 
@@ -298,14 +310,17 @@ fn create(interval: u64) -> io::Result<(OwnedFd, &'static Samples)> {
 mod tests {
     use super::*;
 
+    const MIB: f64 = 1_048_576.0;
+
     fn profiler() -> Profiler {
-        Profiler::create(512 << 10, &[], Path::new("/nowhere")).unwrap()
+        Profiler::create(None, &[], Path::new("/nowhere")).unwrap()
     }
 
     fn sample(profiler: &Profiler, pid: u32, block: u64, time_ns: u64) -> u64 {
         profiler.samples.leave(|sample| {
             sample.pid = pid;
             sample.block = block;
+            sample.interval = USUAL_INTERVAL;
             sample.time_ns = time_ns;
             sample.stack_bytes = 0;
         })
@@ -318,6 +333,17 @@ mod tests {
         let small = stands_for(64.0, 524_288.0);
         assert!((small.objects - 8192.5).abs() < 0.1, "{small:?}");
         assert!((stands_for(1e9, 524_288.0).objects - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sample_counts_by_the_interval_that_chose_it() {
+        let mut profiler = profiler();
+        for interval in [USUAL_INTERVAL, 64 << 20] {
+            profiler.samples.leave(|sample| (sample.block, sample.interval) = (64, interval));
+        }
+        profiler.collect();
+        let bytes = profiler.held[0].allocated.bytes;
+        assert!((bytes - (64.5 * MIB)).abs() < 100.0, "{bytes}");
     }
 
     #[test]

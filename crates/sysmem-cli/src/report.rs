@@ -344,7 +344,7 @@ pub mod tests {
             json: None,
             report: None,
             profile: Vec::new(),
-            profile_interval: 1,
+            profile_interval: None,
             library: None,
             quiet: false,
             program: vec!["sort".into(), "-n".into()],

@@ -113,27 +113,44 @@ fn folder_with_reader() -> Option<PathBuf> {
     is_there().then_some(folder)
 }
 
-#[test]
-fn a_second_reader_finds_what_was_allocated_and_held() {
-    let Some(node) = installed("node") else { return };
+/// What pprof-format reads: by sample type, the value of each function, cumulated.
+fn read_by_node(proto: &Path) -> Option<HashMap<String, HashMap<String, f64>>> {
+    let node = installed("node")?;
     let Some(folder) = folder_with_reader() else {
         println!("skipped: pprof-format cannot be installed");
-        return;
+        return None;
     };
-    let program = compile("holders.c", &["-fomit-frame-pointer", "-O2"]);
-    let (proto, ..) = profile(&[&program], "64K");
     let mut command = Command::new(node);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/profile.js"));
     command.arg(proto).env("NODE_PATH", folder.join("node_modules"));
     let Output { status, stdout, stderr } = output(command, b"");
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-    let sums: HashMap<String, HashMap<String, f64>> = serde_json::from_slice(&stdout).unwrap();
+    Some(serde_json::from_slice(&stdout).unwrap())
+}
+
+#[test]
+fn a_second_reader_finds_what_was_allocated_and_held() {
+    let program = compile("holders.c", &["-fomit-frame-pointer", "-O2"]);
+    let (proto, ..) = profile(&[&program], "64K");
+    let Some(sums) = read_by_node(&proto) else { return };
     let of = |kind: &str, name: &str| sums[kind].get(name).copied().unwrap_or(0.0);
     assert_near("churns", of("alloc_space", "churns"), 64.0 * MIB * GROWN);
     assert_near("objects", of("alloc_objects", "churns"), 64.0 * MIB / 500.0);
     assert_near("keeps in use", of("inuse_space", "keeps"), 48.0 * MIB * GROWN);
     assert_near("drops at the peak", of("peak_space", "drops"), 96.0 * MIB * 1.04);
     assert!(of("inuse_space", "drops") < 1.0 * MIB, "{sums:?}");
+}
+
+#[test]
+fn sums_are_true_where_allocations_come_too_fast_to_sample_them_as_often() {
+    let program = compile("holders.c", &["-O2"]);
+    let proto = scratch("profile.pb.gz");
+    let mut command = sysmem_run();
+    // At some ten GiB a second, the interval is twenty times the usual one.
+    command.arg("--profile").arg(&proto).arg("--").arg(&program).arg("20000");
+    assert!(output(command, b"").status.success());
+    let Some(sums) = read_by_node(&proto) else { return };
+    assert_near("churns", sums["alloc_space"]["churns"], 20_000.0 * MIB * GROWN);
 }
 
 #[test]

@@ -125,7 +125,6 @@ impl CodeFile {
         let sections = ExplicitModuleSectionInfo {
             base_svma: 0,
             text_svma: range(".text"),
-            text: bytes(".text"),
             got_svma: range(".got"),
             eh_frame_svma: range(".eh_frame"),
             eh_frame: bytes(".eh_frame"),
@@ -252,7 +251,6 @@ impl Walker {
         }
         let sections = ExplicitModuleSectionInfo {
             text_svma: file.sections.text_svma.clone(),
-            text: file.sections.text.clone(),
             got_svma: file.sections.got_svma.clone(),
             eh_frame_svma: file.sections.eh_frame_svma.clone(),
             eh_frame: file.sections.eh_frame.clone(),

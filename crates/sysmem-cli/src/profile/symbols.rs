@@ -3,10 +3,10 @@
 use super::Frame;
 use super::modules::Files;
 use addr2line::{Loader, demangle_auto};
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSymbol, ReadCache, SymbolKind};
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -36,67 +36,64 @@ pub fn name<'a>(files: &Files, frames: impl Iterator<Item = &'a Frame>) -> Named
         frames.dedup();
         let path = &files.all[number].path;
         progress.step(path);
-        let symbols = Symbols::of(path);
+        let debug = Loader::new(path).ok();
+        let mut unnamed: Vec<Frame> = Vec::new();
         for frame in frames {
-            let functions = symbols.functions(frame.address).unwrap_or_else(|| {
-                let place = match path.file_name() {
-                    Some(name) => format!("{}+{:#x}", name.to_string_lossy(), frame.address),
-                    None => "[code in no file]".to_owned(),
-                };
-                vec![Function { symbol: place.clone(), name: place, ..Function::default() }]
-            });
-            named.insert(frame, functions);
+            let functions =
+                debug.as_ref().and_then(|debug| of_debug_information(debug, frame.address));
+            match functions.filter(|functions| !functions.is_empty()) {
+                Some(functions) => drop(named.insert(frame, functions)),
+                None => unnamed.push(frame),
+            }
+        }
+        let addresses: Vec<u64> = unnamed.iter().map(|frame| frame.address).collect();
+        let symbols = of_symbols(path, &addresses).unwrap_or_default();
+        for (place, frame) in unnamed.into_iter().enumerate() {
+            let symbol = symbols.get(place).cloned().flatten();
+            let known = symbol.map(|symbol| function(&symbol, None));
+            named.insert(frame, vec![known.unwrap_or_else(|| unknown(path, frame.address))]);
         }
     }
     progress.end();
     named
 }
 
-/// The names in one file.
-struct Symbols<'a> {
-    path: &'a Path,
-    debug: Option<Loader>,
-    /// Symbols of functions by address, with their ends; read when debug information says nothing.
-    table: OnceCell<Vec<(u64, u64, String)>>,
+/// A place without a name.
+fn unknown(path: &Path, address: u64) -> Function {
+    let place = match path.file_name() {
+        Some(name) => format!("{}+{address:#x}", name.to_string_lossy()),
+        None => "[code in no file]".to_owned(),
+    };
+    Function { symbol: place.clone(), name: place, ..Function::default() }
 }
 
-impl<'a> Symbols<'a> {
-    fn of(path: &'a Path) -> Self {
-        Self { path, debug: Loader::new(path).ok(), table: OnceCell::new() }
+/// The symbols of the functions at these addresses, which are sorted. A file may have a hundred
+/// thousand symbols: only those that are wanted are kept.
+fn of_symbols(path: &Path, addresses: &[u64]) -> Option<Vec<Option<String>>> {
+    if addresses.is_empty() {
+        return None;
     }
-
-    fn read_table(path: &Path) -> Vec<(u64, u64, String)> {
-        let mut table = Vec::new();
-        if let Ok(data) = std::fs::read(path) {
-            if let Ok(file) = object::File::parse(&data[..]) {
-                for symbol in file.symbols().chain(file.dynamic_symbols()) {
-                    let is_code =
-                        symbol.kind() == object::SymbolKind::Text && symbol.is_definition();
-                    if let (true, Ok(name)) = (is_code, symbol.name()) {
-                        let start = symbol.address();
-                        table.push((start, start + symbol.size(), name.to_owned()));
-                    }
-                }
+    let data = ReadCache::new(File::open(path).ok()?);
+    let file = object::File::parse(&data).ok()?;
+    let mut nearest: Vec<Option<(u64, String)>> = vec![None; addresses.len()];
+    for symbol in file.symbols().chain(file.dynamic_symbols()) {
+        let (start, size) = (symbol.address(), symbol.size());
+        // A symbol without a size goes on to the next, but not over the rest of the file.
+        let end = start.saturating_add(if size == 0 { 4096 } else { size });
+        let first = addresses.partition_point(|&address| address < start);
+        let last = addresses.partition_point(|&address| address < end);
+        if first >= last || symbol.kind() != SymbolKind::Text || !symbol.is_definition() {
+            continue;
+        }
+        let Ok(name) = symbol.name() else { continue };
+        for known in &mut nearest[first..last] {
+            // Several may have one address: the last by name, so that it is always the same.
+            if known.as_ref().is_none_or(|known| (known.0, &known.1[..]) < (start, name)) {
+                *known = Some((start, name.to_owned()));
             }
         }
-        table.sort();
-        table
     }
-
-    fn functions(&self, address: u64) -> Option<Vec<Function>> {
-        let inlined = self.debug.as_ref().and_then(|debug| of_debug_information(debug, address));
-        let functions = inlined.filter(|functions| !functions.is_empty());
-        functions.or_else(|| Some(vec![self.of_table(address)?]))
-    }
-
-    fn of_table(&self, address: u64) -> Option<Function> {
-        let table = self.table.get_or_init(|| Self::read_table(self.path));
-        let above = table.partition_point(|&(start, ..)| start <= address);
-        // Several symbols may have one address, and symbols without a size end nowhere.
-        let mut below = table[..above].iter().rev().take(8);
-        let (.., symbol) = below.find(|&&(start, end, _)| address < end || start == end)?;
-        Some(function(symbol, None))
-    }
+    Some(nearest.into_iter().map(|known| known.map(|(_, name)| name)).collect())
 }
 
 fn of_debug_information(debug: &Loader, address: u64) -> Option<Vec<Function>> {

@@ -1,6 +1,6 @@
 /* Functions that hold what their names say, in blocks of 500 bytes, built without frame pointers:
    `keeps` 48 MiB to the end, `drops` 96 MiB for a while, `churns` 64 MiB one block at a time, and in
-   a thread `shares` 24 MiB that another thread frees. */
+   a thread `shares` 24 MiB that another thread frees. With a number of MiB, it only churns those. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +32,8 @@ __attribute__((noinline)) static void drops(void) {
     free(dropped);
 }
 
-__attribute__((noinline)) static void churns(void) {
-    for (int n = 0; n < BLOCKS(64); n++) free(block());
+__attribute__((noinline)) static void churns(long mebibytes) {
+    for (long n = 0; n < BLOCKS(mebibytes); n++) free(block());
 }
 
 static void *shared[BLOCKS(24)];
@@ -43,13 +43,17 @@ __attribute__((noinline)) static void *shares(void *nothing) {
     return nothing;
 }
 
-int main(void) {
+int main(int count, char **arguments) {
     pthread_t thread;
+    if (count > 1) {
+        churns(atol(arguments[1]));
+        return 0;
+    }
     if (pthread_create(&thread, NULL, shares, NULL) != 0) return 1;
     pthread_join(thread, NULL);
     for (int n = 0; n < BLOCKS(24); n++) free(shared[n]);
     keeps();
     drops();
-    churns();
+    churns(64);
     return 0;
 }

@@ -4,6 +4,10 @@
 //! stack. Who called whom is found out by the command, which may allocate and read files. The
 //! copy is made by the kernel (process_vm_readv(2)), because nobody knows where a stack ends: it may
 //! be a coroutine's or a signal handler's, and the page behind it may not be there.
+//!
+//! With the command's part that is some 10 µs for each sample. The command says how much processor
+//! time of the program is to pass between two of them, and where they come faster the interval
+//! grows ([`keep_pace`]): so sampling costs the same part of the time, whatever the program does.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -19,7 +23,22 @@ static SAMPLES: AtomicPtr<Samples> = AtomicPtr::new(ptr::null_mut());
 /// Samples up to this name were taken by the process of which this one is a fork.
 static BEFORE_FORK: AtomicU64 = AtomicU64::new(0);
 
-static RECORDER: Recorder = Recorder { allocated, freed };
+/// After so many samples it is seen how long they took.
+const PACE_SAMPLES: u64 = 16;
+
+/// The interval grows by this much at a time at most.
+const MOST_GROWTH: f64 = 16.0;
+
+/// The mean number of bytes from one sample to the next: what the command wants, and more while
+/// samples come too fast.
+static INTERVAL: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Samples since the start.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+/// The processor time when the pace was last looked at.
+static PACE_SEEN_NS: AtomicU64 = AtomicU64::new(0);
+
+static RECORDER: Recorder =
+    Recorder { interval: || INTERVAL.load(Ordering::Relaxed), allocated, freed };
 
 /// Maps the file that the environment names, and begins to sample.
 pub(super) fn open_from_environment() {
@@ -29,8 +48,35 @@ pub(super) fn open_from_environment() {
     };
     SAMPLES.store(ptr::from_ref(file).cast_mut(), Ordering::Release);
     tell_mappings();
-    let interval = file.header.interval.load(Ordering::Relaxed) as usize;
-    sysmem_alloc::start_sampling(interval, &RECORDER);
+    begin_pace(file);
+    sysmem_alloc::start_sampling(&RECORDER);
+}
+
+/// Begins with the interval that the command wants.
+fn begin_pace(file: &Samples) {
+    INTERVAL.store(file.header.interval.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
+    COUNT.store(0, Ordering::Relaxed);
+    PACE_SEEN_NS.store(clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID), Ordering::Relaxed);
+}
+
+/// Makes the interval such that samples come no faster than they may.
+fn keep_pace(file: &Samples) {
+    // One thread comes to each multiple.
+    if (COUNT.fetch_add(1, Ordering::Relaxed) + 1) % PACE_SAMPLES != 0 {
+        return;
+    }
+    let now = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID);
+    let took = now.saturating_sub(PACE_SEEN_NS.swap(now, Ordering::Relaxed));
+    let may_take = PACE_SAMPLES * file.header.least_time_ns.load(Ordering::Relaxed);
+    let paced = paced(INTERVAL.load(Ordering::Relaxed), took, may_take);
+    let wanted = file.header.interval.load(Ordering::Relaxed).max(1);
+    INTERVAL.store(paced.max(wanted), Ordering::Relaxed);
+}
+
+/// The interval by which samples come as fast as they may, of one by which some took so long.
+fn paced(interval: u64, took_ns: u64, may_take_ns: u64) -> u64 {
+    let growth = (may_take_ns as f64 / took_ns.max(1) as f64).min(MOST_GROWTH);
+    (interval as f64 * growth) as u64
 }
 
 /// In the child of a fork, once it has a slot of its own.
@@ -38,6 +84,7 @@ pub(super) fn after_fork_in_child() {
     if let Some(samples) = file() {
         let named = samples.header.named.load(Ordering::Relaxed);
         BEFORE_FORK.store(named, Ordering::Relaxed);
+        begin_pace(samples);
         tell_mappings();
     }
 }
@@ -67,13 +114,15 @@ pub(super) fn tell_mappings() {
 }
 
 #[inline(never)]
-fn allocated(requested: usize, block: usize) -> u64 {
+fn allocated(requested: usize, block: usize, interval: u64) -> u64 {
     let (Some(samples), Some(slot)) = (file(), own_slot_number()) else { return 0 };
+    keep_pace(samples);
     let registers = registers();
     samples.leave(|sample| {
         // SAFETY: getpid takes nothing and cannot fail.
         sample.pid = unsafe { libc::getpid() } as u32;
         sample.slot = slot as u32;
+        sample.interval = interval;
         sample.time_ns = clock_ns(libc::CLOCK_MONOTONIC);
         sample.requested = requested as u64;
         sample.block = block as u64;
@@ -143,9 +192,28 @@ fn copy_stack(sample: &mut Sample) -> usize {
     let into = libc::iovec { iov_base: sample.stack.as_mut_ptr().cast(), iov_len: STACK };
     // SAFETY: writes at most the length of the buffer; what cannot be read ends the copy.
     let copied = unsafe {
-        let own = libc::getpid();
+        let own = sample.pid as libc::pid_t;
         let (pieces, count) = (pieces.as_ptr(), count as libc::c_ulong);
         libc::syscall(libc::SYS_process_vm_readv, own, &into, 1_usize, pieces, count, 0_usize)
     };
     usize::try_from(copied).unwrap_or(0).min(STACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_follows_the_time_that_samples_take() {
+        let may_take = PACE_SAMPLES * 1_000_000;
+        assert_eq!(paced(1 << 20, may_take, may_take), 1 << 20);
+        assert_eq!(paced(1 << 20, may_take / 4, may_take), 4 << 20);
+        assert_eq!(paced(8 << 20, may_take * 16, may_take), 1 << 19);
+        // The clock may stand still.
+        assert_eq!(paced(1 << 20, 0, may_take), 16 << 20);
+        // Where samples may take no time, the interval is what is wanted, which is the least.
+        assert_eq!((paced(1 << 20, 0, 0), paced(1 << 20, 7, 0)), (0, 0));
+        // It stops at the end of numbers.
+        assert_eq!(paced(u64::MAX, 0, may_take), u64::MAX);
+    }
 }
