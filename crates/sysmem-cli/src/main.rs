@@ -75,7 +75,7 @@ struct RunArguments {
     profile: Vec<PathBuf>,
 
     /// The mean number of bytes from one sampled allocation to the next, with K or M for KiB or MiB
-    /// [default: 512K, and more while there would be over 1,000 samples a second].
+    /// [default: 512K, and more while there would be over 500 samples a second].
     #[arg(long, value_name = "BYTES", value_parser = interval)]
     #[arg(requires = "profile")]
     profile_interval: Option<u64>,

@@ -22,23 +22,22 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sysmem_alloc::samples::{self, CELLS, Sample, Samples};
 
 /// The interval where none is asked for. It grows while samples come faster than
 /// [`LEAST_TIME_NS`] says; one that was asked for is kept.
 const USUAL_INTERVAL: u64 = 512 << 10;
 
-/// Processor time of a process from one sample to the next at least. A sample costs some 10 µs, the
+/// Processor time of a process from one sample to the next at least. A sample costs some 20 µs, the
 /// walk of its stack included: that is a hundredth.
-const LEAST_TIME_NS: u64 = 1_000_000;
+const LEAST_TIME_NS: u64 = 2_000_000;
 
-/// How often samples are taken in: so often that programs find room for the next ones.
-const INTERVAL: Duration = Duration::from_millis(20);
-
-/// The same while so many come that there might soon be no room.
-const BUSY_INTERVAL: Duration = Duration::from_millis(1);
-const BUSY: usize = CELLS / 16;
+/// How often samples are taken in: at the pace of the last ones, so that an eighth of the room is
+/// taken at most, and a program that begins to allocate much has time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const TAKEN: f64 = CELLS as f64 / 8.0;
 
 /// A picture of what is held is taken when a hundredth more is held than at the last one.
 const PEAK_STEP: f64 = 1.01;
@@ -105,6 +104,7 @@ pub struct Profiler {
     peak: f64,
     drawn_peak: f64,
     out: Vec<(PathBuf, File)>,
+    collected: Instant,
     /// How long to wait before the next samples are taken in.
     pub pause: Duration,
 }
@@ -149,7 +149,8 @@ impl Profiler {
             peak: 0.0,
             drawn_peak: 0.0,
             out,
-            pause: INTERVAL,
+            collected: Instant::now(),
+            pause: SHORTEST_PAUSE,
         })
     }
 
@@ -166,7 +167,7 @@ impl Profiler {
             events.push((time_ns, Event::Freed { name }));
         });
         let samples = self.samples;
-        let mut count = 0;
+        let mut count = 0_u32;
         samples.collect(|sample| {
             count += 1;
             let place = self.place(sample);
@@ -174,7 +175,12 @@ impl Profiler {
             let event = Event::Allocated { name: sample.name, place, sum };
             events.push((sample.time_ns, event));
         });
-        self.pause = if count > BUSY { BUSY_INTERVAL } else { INTERVAL };
+        let since = self.collected.elapsed().min(LONGEST_PAUSE);
+        self.collected = Instant::now();
+        self.pause = match count {
+            0 => LONGEST_PAUSE,
+            count => since.mul_f64(TAKEN / f64::from(count)).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+        };
         // In the order of time; a sample before its own free.
         events.sort_by_key(|(time_ns, event)| (*time_ns, matches!(event, Event::Freed { .. })));
         for (_, event) in events {

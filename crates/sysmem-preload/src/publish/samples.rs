@@ -1,16 +1,17 @@
 //! Leaves sampled allocations in the file that `sysmem run --profile` made.
 //!
 //! All that is done in the middle of an allocation is to copy: registers and the upper end of the
-//! stack. Who called whom is found out by the command, which may allocate and read files. The
-//! copy is made by the kernel (process_vm_readv(2)), because nobody knows where a stack ends: it may
-//! be a coroutine's or a signal handler's, and the page behind it may not be there.
+//! stack. Who called whom is found out by the command, which may allocate and read files. Where
+//! the first thread's stack ends is known. Of others nobody knows, which may be a coroutine's or a
+//! signal handler's, and the page behind it may not be there: those the kernel copies
+//! (process_vm_readv(2)), which takes it two microseconds for each page.
 //!
-//! With the command's part that is some 10 µs for each sample. The command says how much processor
+//! With the command's part a sample costs up to 20 µs. The command says how much processor
 //! time of the program is to pass between two of them, and where they come faster the interval
 //! grows ([`keep_pace`]): so sampling costs the same part of the time, whatever the program does.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use sysmem_alloc::Recorder;
 use sysmem_alloc::samples::{self, MAPPINGS, Registers, STACK, Sample, Samples};
 
@@ -18,6 +19,13 @@ use super::{clock_ns, own_slot_number};
 
 /// Pages end where the kernel's copy may have to stop.
 const PAGE: usize = 4096;
+
+/// The first thread's stack has at least this much room, and around it nothing else lies: the kernel
+/// keeps 128 MiB free below it (arch/x86/mm/mmap.c, mm/util.c).
+const FIRST_STACK: usize = 1 << 20;
+
+/// An address on the first thread's stack above all that its functions use.
+static FIRST_STACK_END: AtomicUsize = AtomicUsize::new(0);
 
 static SAMPLES: AtomicPtr<Samples> = AtomicPtr::new(ptr::null_mut());
 /// Samples up to this name were taken by the process of which this one is a fork.
@@ -46,6 +54,9 @@ pub(super) fn open_from_environment() {
     let Some(file) = super::map::<Samples>(path, |samples| samples.header.is_ours()) else {
         return;
     };
+    // The 16 random bytes that the kernel gives a program lie above its arguments.
+    // SAFETY: getauxval takes no pointers.
+    FIRST_STACK_END.store(unsafe { libc::getauxval(libc::AT_RANDOM) } as usize, Ordering::Relaxed);
     SAMPLES.store(ptr::from_ref(file).cast_mut(), Ordering::Release);
     tell_mappings();
     begin_pace(file);
@@ -178,6 +189,15 @@ fn registers() -> Registers {
 /// Copies the stack from the stack pointer up, as far as it goes; how many bytes that were.
 fn copy_stack(sample: &mut Sample) -> usize {
     let from = sample.registers.stack as usize;
+    let above = FIRST_STACK_END.load(Ordering::Relaxed).saturating_sub(from);
+    if (1..=FIRST_STACK).contains(&above) {
+        let length = above.min(STACK);
+        let first = ptr::with_exposed_provenance::<u8>(from);
+        // SAFETY: from the stack pointer of the first thread up, its stack is in use to the end. The
+        // sample lies in a mapping of its own.
+        unsafe { first.copy_to_nonoverlapping(sample.stack.as_mut_ptr(), length) };
+        return length;
+    }
     // The kernel copies whole pieces or none of them (process_vm_readv(2)): a piece for each page.
     let mut pieces =
         [const { libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 } }; STACK / PAGE + 2];
