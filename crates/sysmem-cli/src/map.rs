@@ -43,7 +43,7 @@ pub struct PageHeap {
     /// Address space in reserve.
     pub unmapped_bytes: u64,
     /// Of what is in use, blocks that the program holds: of size classes, and large ones, which are
-    /// whole pages. The rest is in caches and in free blocks between others.
+    /// whole pages. The rest is free blocks between them.
     pub small_blocks_bytes: u64,
     pub large_blocks_bytes: u64,
 }
@@ -53,6 +53,20 @@ impl PageHeap {
     fn published(image: &Image) -> Option<PageHeap> {
         let map = HeapMap::new(image.last_picture.as_ref(), 0)?;
         Some(PageHeap::of(&map, &image.classes, monotonic_ns()))
+    }
+
+    /// All of it, part by part, in words.
+    fn parts(&self) -> [(u64, &'static str); 6] {
+        let blocks = self.small_blocks_bytes + self.large_blocks_bytes;
+        [
+            (self.small_blocks_bytes, "in use, small blocks"),
+            (self.large_blocks_bytes, "in use, large blocks"),
+            // Blocks are counted at another moment than pages.
+            (self.in_use_bytes.saturating_sub(blocks), "in use, free between blocks"),
+            (self.free_bytes, "free, backed by memory"),
+            (self.given_back_bytes, "given back"),
+            (self.unmapped_bytes, "in reserve"),
+        ]
     }
 
     fn of(map: &HeapMap, classes: &[ClassFigures], now_ns: u64) -> PageHeap {
@@ -80,22 +94,29 @@ impl PageHeap {
 struct Owners(Vec<(Range<usize>, String)>);
 
 impl Owners {
-    /// The accounts of a mapping that is theirs as a whole. The kernel makes one mapping of
-    /// neighbours that are alike: then there are several.
+    /// The accounts of a mapping. The kernel makes one mapping of neighbours that are alike: then
+    /// there are several, or memory of the program besides.
     fn of(&self, mapping: &Mapping<'_>) -> Option<String> {
         let after = self.0.partition_point(|(range, _)| range.end <= mapping.start);
         let mut names: Vec<&str> = Vec::new();
-        let mut at = mapping.start;
+        let (mut at, mut others) = (mapping.start, false);
         for (range, name) in &self.0[after..] {
-            if at >= mapping.end || range.start > at {
+            if range.start >= mapping.end {
                 break;
             }
+            others |= range.start > at;
             at = range.end;
             if !names.contains(&&name[..]) {
                 names.push(name);
             }
         }
-        (at >= mapping.end).then(|| names.join(" and "))
+        if names.is_empty() {
+            return None;
+        }
+        if others || at < mapping.end {
+            names.push("other memory");
+        }
+        Some(names.join(" and "))
     }
 }
 
@@ -311,23 +332,11 @@ fn human(map: &Map) -> String {
         }
     }
     if let Some(heap) = &map.page_heap {
-        let parts = [
-            (heap.in_use_bytes, "in use"),
-            (heap.free_bytes, "free, backed by memory"),
-            (heap.given_back_bytes, "given back"),
-            (heap.unmapped_bytes, "in reserve"),
-        ];
-        let parts = parts.map(|(size, what)| format!("{} {what}", text::bytes(size)));
-        page += &format!(
-            "\npage heap, as the program counted it {} ago: {}\n",
-            text::duration(heap.age_ns),
-            parts.join(", ")
-        );
-        page += &format!(
-            "of what is in use, {} in small blocks, {} in large ones\n",
-            text::bytes(heap.small_blocks_bytes),
-            text::bytes(heap.large_blocks_bytes)
-        );
+        let age = text::duration(heap.age_ns);
+        page += &format!("\npage heap, as the program counted it {age} ago\n");
+        for (size, what) in heap.parts() {
+            page += &format!("{:>15}   {what}\n", size_or_dash(size));
+        }
     }
     if map.total.without_memory_bytes > 0 {
         page += "\nno memory: private and writable, never touched or given back\n";
@@ -337,13 +346,16 @@ fn human(map: &Map) -> String {
 
 fn row(page: &mut String, columns: &[&Column], sizes: &Sizes, name: &str) {
     for (_, figure) in columns {
-        let size = match figure(sizes) {
-            0 => "-".to_owned(),
-            size => text::bytes(size),
-        };
-        *page += &format!("{size:>15}");
+        *page += &format!("{:>15}", size_or_dash(figure(sizes)));
     }
     *page += &format!("{:>11}   {name}\n", text::grouped(sizes.mappings));
+}
+
+fn size_or_dash(size: u64) -> String {
+    match size {
+        0 => "-".to_owned(),
+        size => text::bytes(size),
+    }
 }
 
 #[cfg(test)]
@@ -401,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_is_of_the_accounts_that_have_all_of_it() {
+    fn a_mapping_is_of_all_the_accounts_that_have_a_part_of_it() {
         let owners = Owners(vec![
             (0x1000..0x3000, "page heap".to_owned()),
             (0x3000..0x4000, "metadata".to_owned()),
@@ -414,7 +426,12 @@ mod tests {
         assert_eq!(of(0x1000, 1).as_deref(), Some("page heap"));
         assert_eq!(of(0x2000, 2).as_deref(), Some("page heap and metadata"));
         assert_eq!(of(0x8000, 1).as_deref(), Some("page heap"));
-        for (start, npages) in [(0, 2), (0x3000, 2), (0x3000, 6), (0x8000, 2), (0x9000, 1)] {
+        for (start, npages) in [(0, 2), (0x8000, 2), (0x7000, 3)] {
+            let expected = Some("page heap and other memory");
+            assert_eq!(of(start, npages).as_deref(), expected, "{start:#x}, {npages}");
+        }
+        assert_eq!(of(0x3000, 6).as_deref(), Some("metadata and page heap and other memory"));
+        for (start, npages) in [(0, 1), (0x4000, 4), (0x9000, 1)] {
             assert_eq!(of(start, npages), None, "{start:#x}, {npages}");
         }
     }
