@@ -25,7 +25,7 @@ const LONG: usize = 128 << 10;
 /// What all threads keep at least after [`use_long_runs`], in bytes, and what others in this program
 /// keep at most.
 const KEPT: u64 = 6 << 20;
-const OTHERS: u64 = 1 << 20;
+const OTHERS: u64 = 2 << 20;
 
 /// Allocates a MiB and frees it.
 fn use_long_runs() {
