@@ -2,7 +2,7 @@ use core::fmt;
 
 use sysmem::{Os, State};
 
-use crate::block::PageKind;
+use crate::block::{Advice, PageKind};
 use crate::heap::PageHeap;
 use crate::pages::Pages;
 use crate::standing::WHOLE;
@@ -78,8 +78,14 @@ impl<O: Os + Clone> Pages<O> {
         })?;
         let (mut in_use, mut idle, mut reserved, mut mapped, mut before) = (0, 0, 0, 0, 0);
         let mut given_back_in_use = 0;
+        let mut small = 0;
         let mut lost = [0; 3];
         for region in self.regions.iter() {
+            let whole = region.first.div_ceil(WHOLE)..region.mapped / WHOLE;
+            let kept_small = |&number: &usize| {
+                self.tree.block(number).is_some_and(|block| block.advice == Advice::Small)
+            };
+            small += whole.filter(kept_small).count() as u64;
             if region.start < before {
                 equal("the order of reservations", region.start << shift, 1, 0)?;
             }
@@ -131,6 +137,7 @@ impl<O: Os + Clone> Pages<O> {
             let kept = self.given_back_in_use as u64;
             equal("bytes given back in use", 0, kept, given_back_in_use)?;
         }
+        equal("huge pages that are kept small", 0, self.small as u64, small)?;
         equal("pages in use", 0, self.in_use as u64, in_use)?;
         equal("pages free and backed", 0, self.idle as u64, idle)?;
         let any_lost = self.regions.iter().any(|region| region.lost);
