@@ -120,6 +120,43 @@ pub struct Registers {
     pub frame: u64,
 }
 
+impl Registers {
+    /// The registers of the function that this is inlined into: so they are those of a frame that
+    /// is still there when its stack is copied. All zero on other processors than x86_64 and aarch64.
+    #[inline(always)]
+    pub fn here() -> Registers {
+        #[allow(unused_mut)]
+        let mut registers = Registers::default();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: reads registers.
+        unsafe {
+            core::arch::asm!(
+                "lea {instruction}, [rip]",
+                "mov {stack}, rsp",
+                "mov {frame}, rbp",
+                instruction = out(reg) registers.instruction,
+                stack = out(reg) registers.stack,
+                frame = out(reg) registers.frame,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: reads registers.
+        unsafe {
+            core::arch::asm!(
+                "adr {instruction}, .",
+                "mov {stack}, sp",
+                "mov {frame}, x29",
+                instruction = out(reg) registers.instruction,
+                stack = out(reg) registers.stack,
+                frame = out(reg) registers.frame,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        registers
+    }
+}
+
 /// A free of a sampled allocation.
 #[repr(C)]
 pub struct Freed {

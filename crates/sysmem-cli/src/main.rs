@@ -103,6 +103,7 @@ struct RunArguments {
 #[derive(Args)]
 struct StatArguments {
     /// The process.
+    #[arg(value_parser = process)]
     pid: Option<u32>,
 
     /// As one JSON object (described in docs/stat.md).
@@ -125,6 +126,7 @@ struct StatArguments {
 #[derive(Args)]
 struct MapArguments {
     /// The process.
+    #[arg(value_parser = process)]
     pid: u32,
 
     /// As one JSON object (described in docs/stat.md).
@@ -152,6 +154,12 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
     seconds
         .map(std::time::Duration::from_secs_f64)
         .ok_or_else(|| "give a number of seconds from 0.01 to 86400".to_owned())
+}
+
+/// The number of a process.
+fn process(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=i32::MAX as u32).contains(number));
+    number.ok_or_else(|| "give the number of a process, as ps and pgrep tell it".to_owned())
 }
 
 /// A number of bytes from 1 to 2^40, with K, M or G for powers of 1024.

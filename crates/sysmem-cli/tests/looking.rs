@@ -149,6 +149,14 @@ fn what_is_not_there_is_said_in_one_line() {
     let mut command = sysmem("stat");
     command.args(["--watch=0", "1"]);
     assert_eq!(output(command, b"").status.code(), Some(125));
+    for name in ["0", "python3", "-1", "4294967296"] {
+        let mut command = sysmem("map");
+        command.args(["--", name]);
+        let Output { status, stderr, .. } = output(command, b"");
+        assert_eq!(status.code(), Some(125), "{name}");
+        let told = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(told.contains("give the number of a process"), "{told}");
+    }
 }
 
 /// The Python that can import prometheus_client: the usual one, or one in a directory of its own

@@ -18,11 +18,12 @@ pub fn section(report: &Report) -> Option<Markup> {
     let space = &report.address_space;
     let (peak, end) = (space.at_peak.as_ref()?, space.at_end.as_ref()?);
     let missed = report.program.peak_resident.bytes.saturating_sub(peak.total.resident_bytes);
+    let before_end = report.time.wall_ns.saturating_sub(end.time_ns);
     let reading = html! {
         "Resident memory by what it is mapped as. The program was looked at from outside now and "
-        "then; it was largest " (duration(peak.time_ns)) " after its start"
-        @if end.time_ns != peak.time_ns { ", and last seen at " (duration(end.time_ns)) }
-        "."
+        "then; it was largest " (duration(peak.time_ns)) " after its start, "
+        @if end.time_ns == peak.time_ns { "when" } @else { "and" }
+        " it was last seen, " (duration(before_end)) " before its end."
         @if missed > peak.total.resident_bytes / 10 {
             " Its peak, " (bytes(missed)) " more, was between two looks."
         }

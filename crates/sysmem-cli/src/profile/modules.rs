@@ -138,9 +138,10 @@ impl CodeFile {
 
     /// The file's own address of what lies at an offset in it.
     fn address_of(&self, offset: u64) -> Option<u64> {
+        let page = !(sysmem::page_size() as u64 - 1);
         let segment = self.segments.iter().find(|segment| {
             // A segment is mapped from the beginning of the page on in which it begins.
-            (segment.offset & !0xfff..segment.offset + segment.length).contains(&offset)
+            (segment.offset & page..segment.offset + segment.length).contains(&offset)
         })?;
         Some(segment.address.wrapping_add(offset).wrapping_sub(segment.offset))
     }
@@ -290,7 +291,12 @@ impl<'a> Mapping<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+    use std::ptr;
+
+    use super::super::symbols;
     use super::*;
+    use sysmem_alloc::samples::STACK;
 
     #[test]
     fn lines_of_code_are_read_and_others_passed_over() {
@@ -323,5 +329,53 @@ mod tests {
         let own = file.address_of(mapping.offset).unwrap() + (here - mapping.range.start);
         let text = file.sections.text_svma.unwrap();
         assert!(text.contains(&own), "{own:#x} in {text:x?}");
+    }
+
+    /// What a sample holds that is taken in `inner`, of which the compiler may not see the caller.
+    #[inline(never)]
+    fn inner(sample: &mut Sample) -> u64 {
+        sample.registers = Registers::here();
+        let from = ptr::with_exposed_provenance::<u8>(sample.registers.stack as usize);
+        // SAFETY: `outermost` has more than that on the stack.
+        unsafe { from.copy_to_nonoverlapping(sample.stack.as_mut_ptr(), sample.stack.len()) };
+        sample.stack_bytes = sample.stack.len() as u64;
+        black_box(7)
+    }
+
+    #[inline(never)]
+    fn middle(sample: &mut Sample) -> u64 {
+        black_box(inner(sample)) + 1
+    }
+
+    #[inline(never)]
+    fn outermost(sample: &mut Sample) -> u64 {
+        let room = black_box([1_u8; 2 * STACK]);
+        middle(sample) + u64::from(room[black_box(STACK)])
+    }
+
+    #[test]
+    fn the_callers_of_a_function_are_found_from_its_registers_and_its_stack() {
+        // SAFETY: numbers only, for which zeros are valid.
+        let samples: Box<Samples> = unsafe { Box::new_zeroed().assume_init() };
+        // SAFETY: the same.
+        let mut sample: Box<Sample> = unsafe { Box::new_zeroed().assume_init() };
+        sample.pid = std::process::id();
+        assert_eq!(outermost(&mut sample), 9);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let code = maps.lines().find(|line| Mapping::parse(line).is_some()).unwrap();
+        samples.write_mappings(0, |text| {
+            text[..code.len()].copy_from_slice(code.as_bytes());
+            code.len()
+        });
+        let mut files = Files::new(Path::new("/nowhere"));
+        let frames = Walker::default().frames(&sample, &samples, &mut files);
+        let named = symbols::name(&files, frames.iter());
+        let names: Vec<&str> = frames
+            .iter()
+            .flat_map(|frame| &named[frame])
+            .map(|function| function.name.rsplit("::").next().unwrap())
+            .collect();
+        let first = names.iter().position(|name| *name == "inner").expect("inner");
+        assert_eq!(names[first..][..3], ["inner", "middle", "outermost"], "{names:?}");
     }
 }

@@ -128,7 +128,7 @@ pub(super) fn tell_mappings() {
 fn allocated(requested: usize, block: usize, interval: u64) -> u64 {
     let (Some(samples), Some(slot)) = (file(), own_slot_number()) else { return 0 };
     keep_pace(samples);
-    let registers = registers();
+    let registers = Registers::here();
     samples.leave(|sample| {
         // SAFETY: getpid takes nothing and cannot fail.
         sample.pid = unsafe { libc::getpid() } as u32;
@@ -150,40 +150,6 @@ fn freed(name: u64) {
     if let Some(samples) = file() {
         samples.leave_free(name, clock_ns(libc::CLOCK_MONOTONIC));
     }
-}
-
-/// The registers here. Inlined, so that they are those of a frame that is still there when its
-/// stack is copied.
-#[inline(always)]
-fn registers() -> Registers {
-    let mut registers = Registers::default();
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: reads registers.
-    unsafe {
-        core::arch::asm!(
-            "lea {instruction}, [rip]",
-            "mov {stack}, rsp",
-            "mov {frame}, rbp",
-            instruction = out(reg) registers.instruction,
-            stack = out(reg) registers.stack,
-            frame = out(reg) registers.frame,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: reads registers.
-    unsafe {
-        core::arch::asm!(
-            "adr {instruction}, .",
-            "mov {stack}, sp",
-            "mov {frame}, x29",
-            instruction = out(reg) registers.instruction,
-            stack = out(reg) registers.stack,
-            frame = out(reg) registers.frame,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    registers
 }
 
 /// Copies the stack from the stack pointer up, as far as it goes; how many bytes that were.
