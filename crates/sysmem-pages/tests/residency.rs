@@ -120,6 +120,7 @@ fn lazily_given_back_memory_may_be_there<O: Os + Clone>(os: O) {
 }
 
 /// A kernel that makes no huge pages by itself, so that every page is where it was written.
+#[cfg_attr(target_os = "openbsd", expect(dead_code, reason = "it cannot be asked, as below"))]
 fn simulated<S: sim::System>() -> Simulated<S> {
     Simulated::start(Settings {
         backing: Backing::Real,
