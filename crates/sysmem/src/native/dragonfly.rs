@@ -15,7 +15,7 @@ pub(super) const NAME: Name = Name::DragonFly;
 pub(super) const THREAD_CLOCK: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
 
 // Not held: MAP_TRYFIXED and MAP_SIZEALIGN, which the libc crate (0.2.191) lacks.
-same!(crate::os::dragonfly: MAP_NOCORE, MADV_FREE, MADV_NOCORE, MADV_CORE);
+same!(crate::os::dragonfly: MAP_NOCORE, MADV_FREE, MADV_NOCORE, MADV_CORE, KERN_PROC);
 same!(crate::os::bsd: INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, MINCORE_INCORE);
 
 const _: () = {
