@@ -90,7 +90,7 @@ impl<O: Os + Clone> Pages<O> {
             return;
         };
         let edges = |advice| neighbours.iter().filter(|&&other| other != Some(advice)).count();
-        self.regions[index].told_otherwise(edges(advice), edges(before));
+        self.regions[index].told_otherwise(number, advice, edges(advice), edges(before));
         self.small = self.small + usize::from(advice == Advice::Small)
             - usize::from(before == Advice::Small);
     }

@@ -5,7 +5,9 @@ use core::ptr::NonNull;
 
 use sysmem::{Account, Error, Os, Protection, Reservation, State};
 
+use crate::block::Advice;
 use crate::metadata::Metadata;
+use crate::standing::WHOLE;
 
 /// One reservation. Pages are numbered by address; runs never cross from one reservation to
 /// another, though they may touch: some systems take no call that spans two.
@@ -28,10 +30,10 @@ pub(crate) struct Region<O: Os> {
     reservation: NonNull<Reservation<O>>,
     /// log2 of the page size.
     shift: u32,
-    /// How many stretches of mapped pages differ in what the system was told of them, and whether
-    /// the last is to be made of huge pages.
+    /// How many stretches of mapped pages differ in what the system was told of them, and what it
+    /// was told of the last.
     stretches: usize,
-    ends_advised: bool,
+    last_told: Advice,
 }
 
 impl<O: Os + Clone> Region<O> {
@@ -60,7 +62,7 @@ impl<O: Os + Clone> Region<O> {
             reservation: place,
             shift,
             stretches: 0,
-            ends_advised: false,
+            last_told: Advice::None,
         })
     }
 
@@ -145,22 +147,33 @@ impl<O: Os + Clone> Region<O> {
                 }
             }
         }
-        for (pages, is_advised) in
-            [(from..advised.start, false), (advised.clone(), true), (advised.end..end, false)]
-        {
+        for (pages, told) in [
+            (from..advised.start, Advice::None),
+            (advised.clone(), Advice::Huge),
+            (advised.end..end, Advice::None),
+        ] {
             if !pages.is_empty() {
-                let differs = self.stretches == 0 || self.ends_advised != is_advised;
+                let differs = self.stretches == 0 || self.last_told != told;
                 self.stretches += usize::from(differs);
-                self.ends_advised = is_advised;
+                self.last_told = told;
             }
         }
         Ok((end, advised))
     }
 
-    /// Notes that there are so many more stretches, and so many fewer, because the system was told
-    /// otherwise of mapped pages.
-    pub(crate) fn told_otherwise(&mut self, more: usize, fewer: usize) {
-        self.stretches = self.stretches + more - fewer;
+    /// Notes that the system was told otherwise of a huge page, with which so many more stretches
+    /// begin, and so many fewer.
+    pub(crate) fn told_otherwise(
+        &mut self,
+        number: usize,
+        told: Advice,
+        more: usize,
+        fewer: usize,
+    ) {
+        self.stretches = (self.stretches + more).saturating_sub(fewer);
+        if self.mapped == (number + 1) * WHOLE {
+            self.last_told = told;
+        }
     }
 
     /// How many mappings the system needs for the reservation, if it joins what is alike.

@@ -406,3 +406,32 @@ fn the_mappings_that_are_told_are_the_kernels_however_runs_come_and_go() {
         heap.verify().unwrap();
     }
 }
+
+#[test]
+fn the_mappings_that_are_told_are_the_kernels_while_a_heap_with_broken_huge_pages_grows() {
+    let kernel = Simulated::new(Settings { huge_page_size: Some(2 * MIB), ..real(4 * GIB) });
+    let options =
+        Options::new().huge_pages(HugePages::Advise).release_on_free(ReleaseOnFree::Never);
+    let heap = heap_on(&kernel, options);
+    let mut runs = Vec::new();
+    let mut seed = 1usize;
+    let mut below = |bound: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % bound
+    };
+    for _ in 0..600 {
+        let npages = if below(4) == 0 { 300 } else { 40 };
+        runs.push(heap.allocate(1 + below(npages), PAGE).unwrap());
+        if below(3) == 0 {
+            free(&heap, runs.swap_remove(below(runs.len())));
+        }
+        if below(4) == 0 {
+            heap.release(below(64) * PAGE);
+        }
+        let (told, found) = (heap.statistics().mappings, mappings(&kernel, &heap));
+        let reservations = heap.statistics().reservations;
+        assert!(found <= told && told < found + reservations, "{found} of {told}");
+    }
+    heap.verify().unwrap();
+    runs.into_iter().for_each(|run| free(&heap, run));
+}
