@@ -1,9 +1,9 @@
 //! What the page heap remembers of its pages: a five hundredth of what is mapped, and 128 KiB, in heaps
 //! of all sizes, what the layer below remembers of the heap's reservations included.
 
+use sysmem::Os;
 use sysmem::os::linux::Linux;
 use sysmem::sim::{Backing, Settings, Simulated};
-use sysmem::{Account, Os, Reservation, ReserveOptions};
 use sysmem_pages::{Accounts, Options, PAGE, PageHeap, ReleaseOnFree, Run};
 
 const KIB: u64 = 1 << 10;
@@ -78,6 +78,7 @@ fn where_every_other_run_was_given_back_they_are_no_more_than_that() {
 #[test]
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn over_64_tib_of_address_space_they_are_no_more_than_that() {
+    use sysmem::{Account, Reservation, ReserveOptions};
     static OTHERS: Account = Account::new("others");
     const TIB: usize = 1 << 40;
     let kernel = kernel(64 << 40);
