@@ -19,7 +19,7 @@ use super::bsd::{self, MINCORE_INCORE};
 use super::unix::{EINVAL, ENOMEM, Leaves, MAP_PRIVATE, Unix, UnixRules, mincore_residency};
 use super::{GiveBack, Inheritance, PageRange, PageResidency, Policy, UnusedContract};
 use crate::calls::{Files, Kernel, Memcntl, Mincore, PageSizes, SystemPages, UnixCalls};
-use crate::usage::illumos::{AnonymousMemory, anonymous_memory, own_size};
+use crate::usage::files::read;
 use crate::{Errno, ErrorKind, Limit, Operation};
 
 // <sys/mman.h> and <sys/resource.h> of illumos.
@@ -32,6 +32,17 @@ pub(crate) const MC_INHERIT_ZERO: i32 = 8;
 pub(crate) const RLIMIT_AS: i32 = 6;
 pub(crate) const EAGAIN: Errno = Errno(11);
 
+/// Offsets in `psinfo_t` of 64-bit programs: <sys/procfs.h> of illumos.
+pub(crate) mod psinfo {
+    pub(crate) const LEN: usize = 416;
+    /// Threads; a zombie has none.
+    pub(crate) const NLWP: usize = 4;
+    /// In KiB.
+    pub(crate) const SIZE: usize = 48;
+    /// In KiB.
+    pub(crate) const RSSIZE: usize = 56;
+}
+
 /// illumos or Solaris over a table of calls.
 pub type Illumos<K> = Unix<K, IllumosRules>;
 
@@ -42,6 +53,30 @@ impl<K: UnixCalls + Mincore + Memcntl + PageSizes + Files + SystemPages> Illumos
 /// What illumos does in its own way.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IllumosRules;
+
+/// What of anonymous memory is and can be reserved in swap, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct AnonymousMemory {
+    pub(crate) most: u64,
+    pub(crate) reserved: u64,
+}
+
+/// `struct anoninfo` (<vm/anon.h>): `ani_max` 0, `ani_free` 8, `ani_resv` 16, in pages.
+pub(crate) fn anonymous_memory(kernel: &impl SystemPages) -> Option<AnonymousMemory> {
+    let mut info = [0; 24];
+    kernel.anonymous_memory(&mut info).ok()?;
+    let bytes = |offset| {
+        bsd::integer(info.get(offset..)?.get(..8)?)?.checked_mul(kernel.page_size() as u64)
+    };
+    Some(AnonymousMemory { most: bytes(0)?, reserved: bytes(16)? })
+}
+
+/// The size of this process's address space, in bytes.
+fn own_size(kernel: &impl Files) -> Option<u64> {
+    let mut bytes = [0; psinfo::LEN];
+    let told = read(kernel, c"/proc/self/psinfo", &mut bytes)?;
+    bsd::integer(told.get(psinfo::SIZE..)?.get(..8)?)?.checked_mul(1024)
+}
 
 impl<K: IllumosCalls> UnixRules<K> for IllumosRules {
     const KERNEL: Kernel = Kernel::Illumos;

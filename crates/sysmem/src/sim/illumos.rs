@@ -20,7 +20,7 @@ use super::{ProcFiles, Simulated, System, UnixSystem};
 use crate::calls::{Kernel, Memcntl, Mincore, PageSizes, SystemPages};
 use crate::os::illumos::{
     EAGAIN, MADV_FREE, MAP_ALIGN, MAP_ANON, MAP_NORESERVE, MC_HAT_ADVISE, MC_INHERIT_ZERO,
-    RLIMIT_AS,
+    RLIMIT_AS, psinfo,
 };
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE, RLIMIT_DATA};
 use crate::{Errno, Inheritance};
@@ -364,13 +364,13 @@ impl ProcFiles for Illumos {
         if path != c"/proc/self/psinfo" || !machine.settings.proc_mounted {
             return Err(ENOENT);
         }
-        // `psinfo_t` (proc(5)): `pr_nlwp` 4, `pr_size` 48 and `pr_rssize` 56, in KiB.
+        let mut told = vec![0; psinfo::LEN];
+        let mut put = |at: usize, value: &[u8]| told[at..at + value.len()].copy_from_slice(value);
         let kib = |bytes: usize| (bytes as u64 / 1024).to_ne_bytes();
-        let mut psinfo = vec![0; 416];
-        psinfo[4..8].copy_from_slice(&1u32.to_ne_bytes());
-        psinfo[48..56].copy_from_slice(&kib(machine.mappings.totals().mapped));
-        psinfo[56..64].copy_from_slice(&kib(machine.resident() * machine.page_size()));
-        Ok(psinfo)
+        put(psinfo::NLWP, &1u32.to_ne_bytes());
+        put(psinfo::SIZE, &kib(machine.mappings.totals().mapped));
+        put(psinfo::RSSIZE, &kib(machine.resident() * machine.page_size()));
+        Ok(told)
     }
 }
 

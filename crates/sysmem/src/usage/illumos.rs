@@ -6,7 +6,7 @@
 
 use super::bsd::own_limit;
 use super::bytes::{Bytes, unreadable, until_zero};
-use super::files::{File, Path, process_refusal, read};
+use super::files::{File, Path, process_refusal};
 use super::residency::{own_pages, resident};
 use super::{
     Detail, MachineUsage, Mapping, MappingKind, Overcommit, PageFigures, PageRun, Process,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::calls::{Files, Links, SystemPages};
 use crate::huge::HugePageControl;
-use crate::os::illumos::{Illumos, IllumosCalls, RLIMIT_AS};
+use crate::os::illumos::{Illumos, IllumosCalls, RLIMIT_AS, anonymous_memory, psinfo};
 use crate::os::unix::RLIMIT_DATA;
 use crate::{Error, ErrorKind, Os, PageRange};
 
@@ -23,9 +23,8 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
         let kernel = self.kernel();
         let open = |name| File::of(kernel, process, name).map_err(process_refusal);
         // Both are for everybody to read.
-        let psinfo = open("psinfo")?;
-        let mut bytes = [0; PSINFO];
-        let mut usage = decode(psinfo.fill(&mut bytes).map_err(process_refusal)?)?;
+        let mut bytes = [0; psinfo::LEN];
+        let mut usage = decode(open("psinfo")?.fill(&mut bytes).map_err(process_refusal)?)?;
         let mut bytes = [0; PRUSAGE];
         put_usage(&mut usage, open("usage")?.fill(&mut bytes).map_err(process_refusal)?)?;
         // For those who may look only.
@@ -89,9 +88,9 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
             offset += read as u64;
         }
         // What has ended reads as empty.
-        let mut bytes = [0; PSINFO];
-        let psinfo = File::of(kernel, process, "psinfo").map_err(process_refusal)?;
-        decode(psinfo.fill(&mut bytes).map_err(process_refusal)?).map(drop)
+        let mut bytes = [0; psinfo::LEN];
+        let file = File::of(kernel, process, "psinfo").map_err(process_refusal)?;
+        decode(file.fill(&mut bytes).map_err(process_refusal)?).map(drop)
     }
 
     fn page_runs(
@@ -104,39 +103,14 @@ impl<K: IllumosCalls + Files + Links + SystemPages> Usage for Illumos<K> {
     }
 }
 
-/// What of anonymous memory is and can be reserved in swap, in bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct AnonymousMemory {
-    pub(crate) most: u64,
-    pub(crate) reserved: u64,
-}
-
-/// `struct anoninfo`: `ani_max` 0, `ani_free` 8, `ani_resv` 16, in pages.
-pub(crate) fn anonymous_memory(kernel: &impl SystemPages) -> Option<AnonymousMemory> {
-    let mut info = [0; 24];
-    kernel.anonymous_memory(&mut info).ok()?;
-    let bytes = |offset| Bytes(&info).counted_u64(offset, kernel.page_size() as u64);
-    Some(AnonymousMemory { most: bytes(0)?, reserved: bytes(16)? })
-}
-
-/// The size of this process's address space, in bytes.
-pub(crate) fn own_size(kernel: &impl Files) -> Option<u64> {
-    let mut bytes = [0; PSINFO];
-    decode(read(kernel, c"/proc/self/psinfo", &mut bytes)?).ok()?.virtual_size
-}
-
-/// `sizeof(psinfo_t)`.
-const PSINFO: usize = 416;
-
-/// `psinfo_t` of illumos: `pr_nlwp` 4, which a zombie has none of, `pr_size` 48 and `pr_rssize` 56 in KiB.
 fn decode(bytes: &[u8]) -> Result<ProcessUsage, Error> {
-    let psinfo = Bytes::of_at_least(bytes, PSINFO)?;
-    if psinfo.u32(4) == Some(0) {
+    let told = Bytes::of_at_least(bytes, psinfo::LEN)?;
+    if told.u32(psinfo::NLWP) == Some(0) {
         return Err(refusal(ErrorKind::Gone));
     }
     Ok(ProcessUsage {
-        virtual_size: psinfo.counted_u64(48, 1024),
-        resident: psinfo.counted_u64(56, 1024),
+        virtual_size: told.counted_u64(psinfo::SIZE, 1024),
+        resident: told.counted_u64(psinfo::RSSIZE, 1024),
         ..ProcessUsage::default()
     })
 }
@@ -259,8 +233,8 @@ mod tests {
     use std::vec::Vec;
 
     /// Composed from <sys/procfs.h>.
-    fn psinfo() -> Vec<u8> {
-        let mut bytes = std::vec![0xee; PSINFO];
+    fn process() -> Vec<u8> {
+        let mut bytes = std::vec![0xee; 416];
         put(&mut bytes, 4, &3u32.to_ne_bytes());
         put(&mut bytes, 48, &12_000u64.to_ne_bytes());
         put(&mut bytes, 56, &5_000u64.to_ne_bytes());
@@ -316,7 +290,7 @@ mod tests {
             anonymous.extend_from_slice(&pages.to_ne_bytes());
         }
         Answers::new()
-            .file("/proc/self/psinfo", psinfo())
+            .file("/proc/self/psinfo", process())
             .file("/proc/self/usage", usage())
             .file("/proc/self/status", status())
             .file("/proc/self/xmap", listing())
@@ -342,7 +316,7 @@ mod tests {
             ..ProcessUsage::default()
         };
         assert_eq!(told, expected);
-        let mut zombie = psinfo();
+        let mut zombie = process();
         put(&mut zombie, 4, &0u32.to_ne_bytes());
         assert_eq!(decode(&zombie).unwrap_err().kind(), ErrorKind::Gone);
         let gone = os.process_usage(Process::Id(18), Detail::Pages);
