@@ -15,6 +15,7 @@ use sysmem::{Os, Reservation};
 use crate::block::Advice;
 use crate::heap::PageHeap;
 use crate::pages::{Pages, parts};
+use crate::region::Region;
 use crate::release::BATCH;
 use crate::standing::WHOLE;
 
@@ -27,7 +28,7 @@ impl<O: Os + Clone> PageHeap<O> {
     pub(crate) fn keep_small(&self, reservation: &Reservation<O>, ranges: &[(usize, usize)]) {
         let (mut small, mut len) = ([0; BATCH], 0);
         let mut pages = self.lock();
-        if !pages.has_advised {
+        if !pages.has_advised || !self.has_system_size() {
             return;
         }
         for (number, ..) in ranges.iter().flat_map(|&(first, npages)| parts(first, npages)) {
@@ -75,23 +76,32 @@ impl<O: Os + Clone> Pages<O> {
         }
     }
 
-    /// Notes what the system was told of a huge page of which it was told something before, and the
-    /// mappings that come and go with it.
+    /// Notes what the system was told of a huge page last.
     pub(crate) fn set_advice(&mut self, number: usize, advice: Advice) {
-        let Some(index) = self.regions.find(number * WHOLE) else { return };
-        let region = &self.regions[index];
-        let neighbours = [number.checked_sub(1), number.checked_add(1)].map(|neighbour| {
-            let neighbour = neighbour.filter(|&neighbour| region.contains(neighbour * WHOLE));
-            neighbour.and_then(|neighbour| self.tree.block(neighbour)).map(|block| block.advice)
-        });
-        let Some(before) =
-            self.tree.change(number, |block| core::mem::replace(&mut block.advice, advice))
-        else {
-            return;
-        };
-        let edges = |advice| neighbours.iter().filter(|&&other| other != Some(advice)).count();
-        self.regions[index].told_otherwise(number, advice, edges(advice), edges(before));
+        let told = self.tree.change(number, |block| core::mem::replace(&mut block.advice, advice));
+        let Some(before) = told else { return };
         self.small = self.small + usize::from(advice == Advice::Small)
             - usize::from(before == Advice::Small);
+    }
+
+    /// How many mappings the system needs for the reservations, if it joins what is alike of each.
+    pub(crate) fn mappings(&self) -> usize {
+        let of_region = |region: &Region<O>| {
+            let reserved_before = region.mapped > region.first && region.first > region.start;
+            let reserved_after = region.mapped < region.start + region.npages;
+            usize::from(reserved_before) + self.stretches(region) + usize::from(reserved_after)
+        };
+        self.regions.iter().map(of_region).sum()
+    }
+
+    /// Stretches of mapped pages of which the system was told the same.
+    fn stretches(&self, region: &Region<O>) -> usize {
+        if !self.has_advised {
+            return usize::from(region.first < region.mapped);
+        }
+        let mut last = None;
+        let told = parts(region.first, region.mapped - region.first)
+            .map(|(number, ..)| self.tree.block(number).map(|block| block.advice));
+        told.filter(|&told| last.replace(told) != Some(told)).count()
     }
 }

@@ -45,7 +45,13 @@ impl<O: Os + Clone> PageHeap<O> {
     /// Whether the heap's huge pages are the system's, and it is to make them.
     #[inline]
     pub(crate) fn makes_huge_pages(&self) -> bool {
-        self.advises.load(Relaxed) && self.os.huge_page_size() == Some(WHOLE << self.page_shift())
+        self.advises.load(Relaxed) && self.has_system_size()
+    }
+
+    /// Whether the heap's huge pages are as large as the system's.
+    #[inline]
+    pub(crate) fn has_system_size(&self) -> bool {
+        self.os.huge_page_size() == Some(WHOLE << self.page_shift())
     }
 }
 
@@ -181,11 +187,9 @@ impl<O: Os + Clone> Pages<O> {
         for (block, at, len) in parts(from, end - from) {
             self.tree.map(block, (at, len), true, first < block * WHOLE);
         }
-        if heap.makes_huge_pages() {
-            for block in advised.start.div_ceil(WHOLE)..advised.end / WHOLE {
-                self.has_advised = true;
-                self.tree.change(block, |block| block.advice = Advice::Huge);
-            }
+        for block in advised {
+            self.has_advised = true;
+            self.set_advice(block, Advice::Huge);
         }
         Ok(())
     }

@@ -5,7 +5,6 @@ use core::ptr::NonNull;
 
 use sysmem::{Account, Error, Os, Protection, Reservation, State};
 
-use crate::block::Advice;
 use crate::metadata::Metadata;
 use crate::standing::WHOLE;
 
@@ -30,10 +29,6 @@ pub(crate) struct Region<O: Os> {
     reservation: NonNull<Reservation<O>>,
     /// log2 of the page size.
     shift: u32,
-    /// How many stretches of mapped pages differ in what the system was told of them, and what it
-    /// was told of the last.
-    stretches: usize,
-    last_told: Advice,
 }
 
 impl<O: Os + Clone> Region<O> {
@@ -61,8 +56,6 @@ impl<O: Os + Clone> Region<O> {
             lost: false,
             reservation: place,
             shift,
-            stretches: 0,
-            last_told: Advice::None,
         })
     }
 
@@ -115,10 +108,10 @@ impl<O: Os + Clone> Region<O> {
     }
 
     /// Reserved → Prepared up to `end` at least, up to `wide` if the system agrees, and huge pages if
-    /// that is wanted. Returns the page up to which is mapped now, and the pages that are to be huge.
-    /// The caller notes it.
+    /// that is wanted. Returns the page up to which is mapped now, and the huge pages of the heap that
+    /// are to be the system's. The caller notes it.
     pub(crate) fn map(
-        &mut self,
+        &self,
         end: usize,
         wide: usize,
         advises: bool,
@@ -133,54 +126,18 @@ impl<O: Os + Clone> Region<O> {
             Err(_) if end < wide => map(end).map(|()| end)?,
             answer => answer.map(|()| wide)?,
         };
-        let mut advised = end..end;
-        if advises {
-            if let Some(huge) = self.reservation().os().huge_page_size() {
-                let first = (from << self.shift).next_multiple_of(huge);
-                let last = (end << self.shift) & !(huge - 1);
-                if first < last {
-                    // Advice: where it is refused, pages are as they would be without.
-                    let offset = first - (self.start << self.shift);
-                    if self.reservation().huge_page(offset, last - first).is_ok() {
-                        advised = first >> self.shift..last >> self.shift;
-                    }
-                }
-            }
+        let huge = self.reservation().os().huge_page_size().filter(|_| advises);
+        let Some(huge) = huge.map(|huge| (huge >> self.shift).max(WHOLE)) else {
+            return Ok((end, 0..0));
+        };
+        let (first, last) = (from.next_multiple_of(huge), end / huge * huge);
+        if first >= last {
+            return Ok((end, 0..0));
         }
-        for (pages, told) in [
-            (from..advised.start, Advice::None),
-            (advised.clone(), Advice::Huge),
-            (advised.end..end, Advice::None),
-        ] {
-            if !pages.is_empty() {
-                let differs = self.stretches == 0 || self.last_told != told;
-                self.stretches += usize::from(differs);
-                self.last_told = told;
-            }
-        }
-        Ok((end, advised))
-    }
-
-    /// Notes that the system was told otherwise of a huge page, with which so many more stretches
-    /// begin, and so many fewer.
-    pub(crate) fn told_otherwise(
-        &mut self,
-        number: usize,
-        told: Advice,
-        more: usize,
-        fewer: usize,
-    ) {
-        self.stretches = (self.stretches + more).saturating_sub(fewer);
-        if self.mapped == (number + 1) * WHOLE {
-            self.last_told = told;
-        }
-    }
-
-    /// How many mappings the system needs for the reservation, if it joins what is alike.
-    pub(crate) fn mappings(&self) -> usize {
-        let reserved_before = self.mapped > self.first && self.first > self.start;
-        let reserved_after = self.mapped < self.start + self.npages;
-        usize::from(reserved_before) + self.stretches + usize::from(reserved_after)
+        // Advice: where it is refused, pages are as they would be without.
+        let told =
+            self.reservation().huge_page(self.offset_of(first), (last - first) << self.shift);
+        Ok((end, if told.is_ok() { first / WHOLE..last / WHOLE } else { 0..0 }))
     }
 }
 

@@ -56,8 +56,7 @@ impl<O: Os + Clone> Pages<O> {
         let idle = self.idle_of_free(index)?;
         let region = self.regions.remove(index);
         for (block, at, len) in parts(region.first, region.mapped - region.first) {
-            let told = self.tree.change(block, |block| core::mem::take(&mut block.advice));
-            self.small -= usize::from(told == Some(Advice::Small));
+            self.set_advice(block, Advice::None);
             self.tree.withdraw(block, at, len);
         }
         self.idle -= idle;

@@ -150,7 +150,7 @@ impl<O: Os + Clone> Pages<O> {
             failed_collapses: counts.failed_collapses,
             released: (counts.released_pages << shift) + counts.released_in_use,
             scavenger: counts.scavenger,
-            mappings: self.regions.iter().map(|region| region.mappings() as u64).sum(),
+            mappings: self.mappings() as u64,
         }
     }
 }
