@@ -12,9 +12,10 @@ use crate::heap::PageHeap;
 use crate::lost::is_loss;
 
 impl<O: Os + Clone> PageHeap<O> {
-    /// Gives the memory of ranges inside runs back to the system, in order; returns how many ranges
-    /// went before the system refused. Ranges are whole pages of the system, and quickest when those
-    /// of one reservation come together.
+    /// Gives the memory of ranges inside runs back to the system, in order, and tells `kept` of each
+    /// range that its owner keeps as it is: what comes after a refusal, and what lies in a
+    /// reservation of which the system lost a part, where no call will do. Returns the refusal.
+    /// Ranges are whole pages of the system, and quickest when those of one reservation come together.
     ///
     /// A refusal in whose middle the system lost a range ([`ErrorKind::Lost`]) counts that range as
     /// gone: it may be another's, and `use_again` refuses it for ever.
@@ -24,21 +25,27 @@ impl<O: Os + Clone> PageHeap<O> {
     /// Every range lies in a run of this heap. It is Ready, and from now on nothing touches it
     /// before [`use_again`](PageHeap::use_again) succeeded; its contents are forfeit. The run is not
     /// freed, extended or shrunk meanwhile.
-    pub unsafe fn give_back_in_use(&self, ranges: &[PageRange]) -> usize {
+    pub unsafe fn give_back_in_use(
+        &self,
+        ranges: &[PageRange],
+        mut kept: impl FnMut(PageRange),
+    ) -> Result<(), Error> {
         let _releasing = self.releasing.lock(&self.os);
-        let mut gone = 0;
-        while gone < ranges.len() {
-            let rest = &ranges[gone..];
+        let mut rest = ranges;
+        while let Some(first) = rest.first() {
             let mut pages = self.lock();
             let page_of = |range: &PageRange| range.start.addr() >> self.page_shift();
-            let Some(index) = pages.regions.find(page_of(&rest[0])) else { break };
+            let Some(index) = pages.regions.find(page_of(first)) else { break };
             let region = &pages.regions[index];
-            if region.lost {
-                pages.counts.failed_releases += 1;
-                break;
-            }
             let inside = |range: &PageRange| region.contains(page_of(range));
             let len = rest.iter().position(|range| !inside(range)).unwrap_or(rest.len());
+            let (these, others) = rest.split_at(len);
+            if region.lost {
+                drop(pages);
+                these.iter().for_each(|&range| kept(range));
+                rest = others;
+                continue;
+            }
             let reservation = region.reservation_ptr();
             pages.giving_back_in_use = true;
             drop(pages);
@@ -47,29 +54,30 @@ impl<O: Os + Clone> PageHeap<O> {
             let reservation = unsafe { reservation.as_ref() };
             let how = self.options.give_back;
             // SAFETY: the caller's promise.
-            let answer = unsafe { reservation.unused_batch_shared(&rest[..len], how) };
-            let done = answer.as_ref().map_or_else(|stopped| stopped.done, |()| len);
-            let bytes: usize = rest[..done].iter().map(|range| range.len).sum();
+            let answer = unsafe { reservation.unused_batch_shared(these, how) };
+            let mut done = answer.as_ref().map_or_else(|stopped| stopped.done, |()| len);
+            let bytes: usize = these[..done].iter().map(|range| range.len).sum();
             let mut pages = self.lock();
             pages.giving_back_in_use = false;
             pages.given_back_in_use += bytes;
             pages.counts.released_in_use += bytes as u64;
-            gone += done;
-            match answer {
-                Ok(()) => pages.counts.releases += 1,
-                Err(stopped) => {
-                    pages.counts.failed_releases += 1;
-                    if is_loss(&stopped.error) {
-                        gone += 1;
-                        if let Some(index) = pages.regions.find(page_of(&rest[0])) {
-                            pages.note_refusal(index, &stopped.error);
-                        }
-                    }
-                    break;
+            let Err(stopped) = answer else {
+                pages.counts.releases += 1;
+                rest = others;
+                continue;
+            };
+            pages.counts.failed_releases += 1;
+            if is_loss(&stopped.error) {
+                done += 1;
+                if let Some(index) = pages.regions.find(page_of(first)) {
+                    pages.note_refusal(index, &stopped.error);
                 }
             }
+            drop(pages);
+            rest[done..].iter().for_each(|&range| kept(range));
+            return Err(stopped.error);
         }
-        gone
+        Ok(())
     }
 
     /// Makes a range Ready again that [`give_back_in_use`](PageHeap::give_back_in_use) took; its

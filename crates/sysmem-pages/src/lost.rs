@@ -35,19 +35,12 @@ impl<O: Os + Clone> Pages<O> {
         self.lose_free_pages(first, mapped);
     }
 
-    /// Takes free pages of a huge page out of the heap whose reservation is lost; whether its first
-    /// idle pages are such.
-    pub(crate) fn lose_first_idle(&mut self, number: usize) -> bool {
-        let idle = self.tree.block(number).and_then(|block| block.idle_runs().next());
-        let index = idle.and_then(|(at, _)| self.regions.find(number * WHOLE + at));
-        let Some(region) = index.map(|index| &self.regions[index]).filter(|region| region.lost)
-        else {
-            return false;
-        };
+    /// Takes free pages of a huge page out of the heap that lie in a region whose reservation is lost.
+    pub(crate) fn lose_freed(&mut self, index: usize, number: usize) {
+        let region = &self.regions[index];
         let first = region.first.max(number * WHOLE);
         let end = region.mapped.min((number + 1) * WHOLE);
         self.lose_free_pages(first, end - first);
-        true
     }
 
     fn lose_free_pages(&mut self, first: usize, npages: usize) {

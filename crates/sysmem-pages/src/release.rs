@@ -296,20 +296,24 @@ impl<O: Os + Clone> Pages<O> {
                 }
                 continue;
             };
-            if self.lose_first_idle(number) {
+            // Every page of the heap lies in a region.
+            let idle = self.tree.block(number).and_then(|block| block.idle_runs().next());
+            let Some(index) = idle.and_then(|(at, _)| self.regions.find(number * WHOLE + at))
+            else {
+                break;
+            };
+            if self.regions[index].lost {
+                self.lose_freed(index, number);
                 continue;
             }
             if batch.len == 0 {
                 // A reservation that is to go as a whole goes in one call.
-                let page = self.tree.block(number).and_then(|block| block.idle_runs().next());
-                let page = number * WHOLE + page?.0;
-                let index = self.regions.find(page)?;
                 let enough = want.saturating_add(want / SLACK);
                 if self.idle_of_returnable(index, shift).is_some_and(|idle| idle <= enough) {
                     return self.withdraw(index).map(Work::Whole);
                 }
             }
-            let complete = self.take_idle(number, want, search, batch);
+            let complete = self.take_idle(index, number, want, search, batch);
             if !complete {
                 break;
             }
@@ -320,9 +324,11 @@ impl<O: Os + Clone> Pages<O> {
         batch.region.map(|index| Work::Ranges(self.regions[index].reservation_ptr()))
     }
 
-    /// Takes idle pages of a huge page into a batch; false if the batch takes no more.
+    /// Takes idle pages of a huge page, of which the first lie in a region, into a batch; false if the
+    /// batch takes no more.
     fn take_idle(
         &mut self,
+        index: usize,
         number: usize,
         want: usize,
         search: &Search,
@@ -334,12 +340,8 @@ impl<O: Os + Clone> Pages<O> {
         }
         for (at, len) in block.idle_runs() {
             let first = number * WHOLE + at;
-            let index = *batch.region.get_or_insert_with(|| {
-                // Every page of the heap lies in a region.
-                self.regions.find(first).unwrap_or(usize::MAX)
-            });
-            let same = self.regions.get(index).is_some_and(|region| region.contains(first));
-            if !same || batch.npages >= want || !batch.add(first, len) {
+            let region = &self.regions[*batch.region.get_or_insert(index)];
+            if !region.contains(first) || batch.npages >= want || !batch.add(first, len) {
                 return false;
             }
             self.tree.change(number, |block| block.take_leaving(at, len));

@@ -46,7 +46,7 @@ fn what_goes_is_zero_when_it_comes_again_and_its_neighbours_are_untouched() {
     let bytes = (ranges.len() * SYSTEM_PAGE) as u64;
     let before = heap.statistics();
     // SAFETY: the ranges lie in runs of ours, and nothing touches them.
-    assert_eq!(unsafe { heap.give_back_in_use(&ranges) }, ranges.len());
+    unsafe { heap.give_back_in_use(&ranges, |_| unreachable!()) }.unwrap();
     let now = heap.statistics();
     assert_eq!((now.in_use, now.in_use_given_back), (before.in_use, bytes));
     assert_eq!(now.released - before.released, bytes);
@@ -73,7 +73,7 @@ fn memory_that_went_leaves_room_under_a_hard_limit_and_comes_again_only_within_i
     assert!(heap.allocate(1, PAGE).is_err());
     let range = PageRange::new(run.start.as_ptr(), 2 * MIB);
     // SAFETY: the range lies in a run of ours, and nothing touches it.
-    assert_eq!(unsafe { heap.give_back_in_use(&[range]) }, 1);
+    unsafe { heap.give_back_in_use(&[range], |_| unreachable!()) }.unwrap();
     let other = heap.allocate(MIB / PAGE, PAGE).unwrap();
     // SAFETY: the range was given back.
     let error = unsafe { heap.use_again(range) }.unwrap_err();
@@ -90,7 +90,7 @@ fn memory_that_went_leaves_room_under_a_hard_limit_and_comes_again_only_within_i
 }
 
 #[test]
-fn a_refusal_says_how_many_ranges_went_and_the_books_stay_true() {
+fn a_refusal_says_which_ranges_stay_and_the_books_are_true() {
     for refused_at in 0..4 {
         let kernel = Faulty::new(simulated());
         let heap = heap_on(&kernel);
@@ -104,13 +104,17 @@ fn a_refusal_says_how_many_ranges_went_and_the_books_stay_true() {
             seen += usize::from(gives_back);
             (gives_back && seen > refused_at).then_some(Errno(12))
         });
+        let mut kept = Vec::new();
         // SAFETY: the ranges lie in a run of ours, and nothing touches them.
-        let gone = unsafe { heap.give_back_in_use(&ranges) };
-        assert!(gone < ranges.len() || refused_at > 0, "{refused_at}: {gone}");
+        let answer = unsafe { heap.give_back_in_use(&ranges, |range| kept.push(range)) };
+        assert_eq!(answer.is_err(), !kept.is_empty(), "{refused_at}");
+        assert!(answer.is_err() || refused_at > 0);
+        let gone = ranges.len() - kept.len();
         assert_eq!(heap.statistics().in_use_given_back, (gone * SYSTEM_PAGE) as u64);
-        for (number, range) in ranges.iter().enumerate() {
+        assert_eq!(kept, ranges[gone..]);
+        for range in kept {
             // SAFETY: what did not go is Ready.
-            assert!(number < gone || unsafe { range.start.read() } == 7);
+            assert_eq!(unsafe { range.start.read() }, 7);
         }
         heap.verify().unwrap();
     }
@@ -139,7 +143,7 @@ fn the_map_tells_what_was_given_back_in_use_and_agrees_with_the_sums() {
         let whole = PageRange::new(run.start.as_ptr().wrapping_add(150 * PAGE), 10 * PAGE);
         let ranges = [&halves[..], &[whole]].concat();
         // SAFETY: the ranges lie in runs of ours, and nothing touches them.
-        assert_eq!(unsafe { heap.give_back_in_use(&ranges) }, ranges.len());
+        unsafe { heap.give_back_in_use(&ranges, |_| unreachable!()) }.unwrap();
     }
     let now = heap.statistics();
     assert_eq!(now.in_use_given_back, (2 * 101 * SYSTEM_PAGE + 20 * PAGE) as u64);

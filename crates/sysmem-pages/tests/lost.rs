@@ -178,10 +178,13 @@ fn a_range_that_is_lost_in_use_counts_as_gone_and_never_comes_again() {
     let range = |page: usize| PageRange::new(range_of(run).start.wrapping_add(page * PAGE), PAGE);
     let ranges = [range(0), range(2), range(4)];
     // SAFETY: the ranges lie in a run of ours, and nothing touches them.
-    assert_eq!(unsafe { heap.give_back_in_use(&ranges[..1]) }, 1);
+    unsafe { heap.give_back_in_use(&ranges[..1], |_| unreachable!()) }.unwrap();
     let hole = lose_holes(&kernel);
+    let mut kept = Vec::new();
     // SAFETY: as above.
-    assert_eq!(unsafe { heap.give_back_in_use(&ranges[1..]) }, 1, "lost, and one that is kept");
+    let refusal = unsafe { heap.give_back_in_use(&ranges[1..], |range| kept.push(range)) };
+    assert_eq!(refusal.unwrap_err().kind(), ErrorKind::Lost);
+    assert_eq!(kept, ranges[2..]);
     kernel.fail_nothing();
     assert_eq!(*hole.lock().unwrap(), Some(ranges[1]));
     map_another(&kernel, ranges[1]);
@@ -191,10 +194,6 @@ fn a_range_that_is_lost_in_use_counts_as_gone_and_never_comes_again() {
         let error = unsafe { heap.use_again(*gone) }.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Lost);
     }
-    let failed = heap.statistics().failed_releases;
-    // SAFETY: as above.
-    assert_eq!(unsafe { heap.give_back_in_use(&ranges[2..]) }, 0, "no call will do");
-    assert_eq!(heap.statistics().failed_releases, failed + 1);
     // SAFETY: kept, so it is Ready.
     assert_eq!(unsafe { ranges[2].start.read() }, 1);
     let other = fill(&heap, 300, 2);
@@ -202,6 +201,36 @@ fn a_range_that_is_lost_in_use_counts_as_gone_and_never_comes_again() {
     heap.verify().unwrap();
     drop(heap);
     assert!(is_anothers(ranges[1]));
+}
+
+#[test]
+fn what_lies_in_a_lost_reservation_is_kept_and_holds_up_nothing_that_lies_in_another() {
+    let kernel = Faulty::new(Simulated::<sim::NetBsd>::start(settings()));
+    let (heap, _) = heap_on(NetBsd::new(kernel.clone()));
+    let lost = fill(&heap, 33 * MIB / PAGE, 1);
+    let other = fill(&heap, 33 * MIB / PAGE, 1);
+    assert_eq!(heap.statistics().reservations, 2);
+    let range =
+        |run: Run, page| PageRange::new(range_of(run).start.wrapping_add(page * PAGE), PAGE);
+    lose_holes(&kernel);
+    // SAFETY: the range lies in a run of ours, and nothing touches it.
+    let refusal = unsafe { heap.give_back_in_use(&[range(lost, 0)], |_| unreachable!()) };
+    assert_eq!(refusal.unwrap_err().kind(), ErrorKind::Lost);
+    kernel.fail_nothing();
+    let before = heap.statistics();
+    let ranges = [range(lost, 2), range(other, 0), range(lost, 4), range(lost, 6), range(other, 2)];
+    let mut kept = Vec::new();
+    // SAFETY: as above.
+    unsafe { heap.give_back_in_use(&ranges, |range| kept.push(range)) }.unwrap();
+    assert_eq!(kept, [ranges[0], ranges[2], ranges[3]]);
+    let now = heap.statistics();
+    assert_eq!(now.in_use_given_back - before.in_use_given_back, 2 * PAGE as u64);
+    assert_eq!(now.failed_releases, before.failed_releases, "nothing was tried in vain");
+    heap.verify().unwrap();
+    for range in kept {
+        // SAFETY: kept, so it is Ready.
+        assert_eq!(unsafe { range.start.read() }, 1);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
-use sysmem::PageRange;
+use sysmem::{Error, PageRange};
 
 use super::{Bin, Shelf, ThreadHeap};
 use crate::span::{Listing, NOTHING, Span};
@@ -161,7 +161,7 @@ impl ThreadHeap {
             self.search.class.set(0);
             self.search.wanted.store(0, Relaxed);
         }
-        if !self.give_back(&batch) {
+        if self.give_back(&batch).is_err() {
             return Part::Refused;
         }
         if finished { Part::Finished } else { Part::More }
@@ -205,21 +205,19 @@ impl ThreadHeap {
         true
     }
 
-    /// Gives a batch to the system; false if it did not take all of it.
-    fn give_back(&self, batch: &Batch) -> bool {
-        let ranges = &batch.ranges[..batch.len];
-        // SAFETY: the pages were taken from spans of ours, and nothing on them is in use.
-        let gone = unsafe { PAGES.give_back_in_use(ranges) };
-        for range in &ranges[gone..] {
+    /// Gives a batch to the system, as far as it takes it.
+    fn give_back(&self, batch: &Batch) -> Result<(), Error> {
+        let kept = |range: PageRange| {
             // SAFETY: the ranges are parts of spans.
             let span = unsafe { &*page_map::find(range.start) };
-            span.keep(*range);
+            span.keep(range);
             if span.listing() == Listing::Trimmed && span.has_free() {
                 self.unlink(span);
                 self.link(span, Listing::Available);
             }
-        }
-        gone == ranges.len()
+        };
+        // SAFETY: the pages were taken from spans of ours, and nothing on them is in use.
+        unsafe { PAGES.give_back_in_use(&batch.ranges[..batch.len], kept) }
     }
 
     /// What the scavenger does for heaps whose threads are idle, where it cannot reach them: a look,
