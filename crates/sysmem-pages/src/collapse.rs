@@ -84,6 +84,19 @@ impl<O: HugePageControl + Clone> PageHeap<O> {
         is_wanted && same_size && system.on_for_process != Some(false)
     }
 
+    /// Whether there is a dense broken huge page and the system makes such whole.
+    fn has_to_collapse(&self) -> bool {
+        let mut pages = self.lock();
+        pages.newly_dense = false;
+        if pages.tree.last_dense_broken(usize::MAX).is_none() {
+            return false;
+        }
+        drop(pages);
+        let has_huge_pages = self.has_huge_pages();
+        self.lock().makes_whole = has_huge_pages;
+        has_huge_pages
+    }
+
     /// Goes on with a pass, up to one huge page that the system makes whole, for which up to
     /// `most_idle` pages may be idle.
     pub(crate) fn collapse(
@@ -95,8 +108,7 @@ impl<O: HugePageControl + Clone> PageHeap<O> {
         let Some(_releasing) = self.releasing.try_lock(&self.os) else {
             return Progress::End { waits: true };
         };
-        let has_any = |pages: &Pages<O>| pages.tree.last_dense_broken(usize::MAX).is_some();
-        if pass.begins() && !(has_any(&self.lock()) && self.has_huge_pages()) {
+        if pass.begins() && !self.has_to_collapse() {
             return Progress::End { waits: false };
         }
         let mut pages = self.lock();

@@ -13,7 +13,7 @@ use crate::misuse::{Misuse, MisuseKind};
 use crate::page_cache::Caches;
 use crate::region::Regions;
 use crate::scavenger::Keeper;
-use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
+use crate::standing::{DENSE, WHOLE, WHOLE_CLASS, class_of};
 use crate::statistics::ScavengerWork;
 use crate::tree::{Place, Tree};
 
@@ -40,6 +40,10 @@ pub(crate) struct Pages<O: Os> {
     pub(crate) small: usize,
     /// The huge page that the system is just making whole, outside the lock.
     pub(crate) collapsing: Option<usize>,
+    /// Whether a broken huge page became dense since a scavenger looked for those to be made whole,
+    /// and whether it would find any: where the system makes none, nobody waits for it.
+    pub(crate) newly_dense: bool,
+    pub(crate) makes_whole: bool,
     /// Bytes in use whose memory was given back, and whether more is just going.
     pub(crate) given_back_in_use: usize,
     pub(crate) giving_back_in_use: bool,
@@ -137,6 +141,8 @@ impl<O: Os + Clone> Pages<O> {
             has_advised: false,
             small: 0,
             collapsing: None,
+            newly_dense: false,
+            makes_whole: true,
             given_back_in_use: 0,
             giving_back_in_use: false,
             counts: Counts::NEW,
@@ -253,8 +259,15 @@ impl<O: Os + Clone> Pages<O> {
         if !are_backed {
             self.back(heap, first, npages)?;
         }
-        let mut zeroed = true;
-        self.change(one, first, npages, |block, at, len| zeroed &= block.take(at, len, look));
+        let (mut zeroed, mut dense) = (true, false);
+        self.change(one, first, npages, |block, at, len| {
+            let before = block.in_use_broken();
+            zeroed &= block.take(at, len, look);
+            dense |= before < DENSE && block.in_use_broken() >= DENSE;
+        });
+        if dense {
+            self.newly_dense = self.makes_whole;
+        }
         self.idle -= npages;
         self.in_use += npages;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);

@@ -13,7 +13,7 @@
 //! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
 //!   fills by 350 ms a minute. A call that cost more than was left is paid back before the next.
 //! - What is left goes to broken huge pages that are mostly in use again: they are made whole, one a
-//!   step (`collapse.rs`).
+//!   step (`collapse.rs`). The heap calls when one comes to be so while the scavenger sleeps.
 //! - A cache that nobody used between two looks is drained, every cache where others wait for memory.
 //!
 //! The policy is an object without a thread: [`Scavenger::step`] does a few milliseconds' work and
@@ -70,7 +70,8 @@ const LEFT_BY_COLLAPSES: Duration = Duration::from_millis(100);
 pub(crate) enum Keeper {
     /// Whoever frees, as the options say.
     Freeing,
-    /// A scavenger, which wants to be called when more pages than this are idle, or may be in caches.
+    /// A scavenger, which wants to be called when more pages than this are idle, or may be in caches,
+    /// or a broken huge page becomes dense.
     Asleep { call_above: usize },
     /// A scavenger, which is going to look.
     Awake,
@@ -212,7 +213,7 @@ impl Scavenger {
             };
             (self.next_pass, self.awaits_pass) = (now + next, waits);
         }
-        if heap.lock().rest(heap.page_shift(), self.awaits_pass && !under_pressure) {
+        if heap.lock().rest(heap.page_shift(), self.awaits_pass, under_pressure) {
             return None;
         }
         Some(self.next_look.saturating_sub(now))
@@ -314,12 +315,14 @@ impl<O: Os + Clone> Pages<O> {
         (kept + (kept / SLACK).max((LEAST_KEPT >> shift) / 2)).min(self.room_for_idle())
     }
 
-    /// Lets the scavenger sleep if there is no more than that, and nothing is `awaited`.
-    fn rest(&mut self, shift: u32, awaited: bool) -> bool {
+    /// Lets the scavenger sleep if there is no more than that, and no huge page may be made whole soon.
+    fn rest(&mut self, shift: u32, awaits_pass: bool, under_pressure: bool) -> bool {
         let call_above = self.most_rested(shift);
+        let awaited = (awaits_pass || self.newly_dense) && !under_pressure;
         let rests = self.idle + self.caches.room <= call_above && !awaited;
         if rests {
             self.keeper = Keeper::Asleep { call_above };
+            self.newly_dense = false;
         }
         rests
     }

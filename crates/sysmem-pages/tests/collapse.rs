@@ -239,6 +239,61 @@ fn what_owners_gave_back_of_their_runs_does_not_come_again() {
     assert!(machine.is_whole());
 }
 
+/// A scavenger that sleeps, and a huge page of which six sixteenths are in use, the rest free and
+/// without memory.
+fn asleep(huge_pages: HugePages) -> Machine {
+    let mut machine = Machine::new(huge_pages);
+    for run in machine.parts.drain(6..) {
+        // SAFETY: out of the list of runs in use.
+        unsafe { machine.heap.free(run.start, PART) }.unwrap();
+    }
+    machine.heap.release_all();
+    machine.run(3);
+    machine.heap.wait_for_call(Some(Duration::ZERO));
+    assert_eq!(machine.scavenger.step(&machine.heap), None);
+    machine.before = machine.heap.statistics();
+    machine
+}
+
+#[test]
+fn a_sleeping_scavenger_is_called_when_a_broken_huge_page_becomes_dense_and_makes_it_whole() {
+    let mut machine = asleep(HugePages::Advise);
+    for in_use in 7..=8 {
+        assert!(!machine.heap.calls_for_scavenger(), "{in_use}");
+        let run = machine.heap.allocate(PART, PAGE).unwrap();
+        // SAFETY: the run is Ready and ours.
+        unsafe { run.start.write_bytes(0x5A, PART * PAGE) };
+        machine.parts.push(run);
+    }
+    assert!(machine.heap.calls_for_scavenger());
+    machine.heap.wait_for_call(None);
+    machine.run(3);
+    let now = machine.heap.statistics();
+    assert_eq!((now.collapses, now.in_use_intact), (machine.before.collapses + 1, now.in_use));
+    // It sleeps again, and nothing but a load calls it.
+    assert_eq!(machine.scavenger.step(&machine.heap), None);
+    assert!(!machine.heap.calls_for_scavenger());
+}
+
+#[test]
+fn a_sleeping_scavenger_is_called_in_vain_once_where_the_system_makes_no_huge_pages() {
+    let mut machine = asleep(HugePages::System);
+    let mut calls = 0;
+    for _ in 0..10 {
+        let runs = [(); 2].map(|()| machine.heap.allocate(PART, PAGE).unwrap());
+        if machine.heap.calls_for_scavenger() {
+            machine.heap.wait_for_call(None);
+            calls += 1;
+        }
+        machine.run(2);
+        for run in runs {
+            // SAFETY: a run of this test, which is not used any more.
+            unsafe { machine.heap.free(run.start, run.npages) }.unwrap();
+        }
+    }
+    assert_eq!(calls, 1);
+}
+
 /// What the system was told of the memory at an address, and whether all mappings are counted.
 fn told(machine: &Machine, run: &Run) -> Option<bool> {
     let mappings = machine.clock.mappings();
