@@ -38,8 +38,8 @@ impl<O: Os + Clone> PageHeap<O> {
     /// in use, which brings given back ones beside them into memory: those are told, and are no
     /// contradiction.
     ///
-    /// Pages that are being given back at this moment are left out, so this is exact only while
-    /// nobody else is at work on the heap. Asks the system for each stretch of pages that are alike,
+    /// Reservations of which the system lost a part are left out. So are pages that are being given back
+    /// at this moment: this is exact only while nobody else is at work on the heap. Asks the system for each stretch of pages that are alike,
     /// and holds the lock all the while: for tests and debugging.
     pub fn verify_residency(&self) -> Result<Residency, Inconsistency> {
         let at_once =
@@ -47,7 +47,7 @@ impl<O: Os + Clone> PageHeap<O> {
         let huge_page = self.os.huge_page_size().map(|len| len >> self.page_shift());
         let pages = self.lock();
         let mut resident = ResidentBytes::default();
-        for region in pages.regions.iter() {
+        for region in pages.regions.iter().filter(|region| !region.lost) {
             let mut at = region.first;
             while at < region.mapped {
                 let (kind, to) = pages.alike(at, region.mapped);
