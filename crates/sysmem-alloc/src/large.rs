@@ -90,7 +90,7 @@ fn take_run(
     new.block_size.set(0);
     new.start.set(run.start.as_ptr());
     new.len.set(len);
-    if page_map::enter_first(run.start.as_ptr(), span).is_err() {
+    if !page_map::enter_first(run.start.as_ptr(), span) {
         // SAFETY: the run was allocated above and nobody knows of it.
         let _ = unsafe { heap.give_run(run.start, npages) };
         heap.give_span(span);

@@ -62,7 +62,9 @@ use sysmem::native::keeping_errno;
 use sysmem::{Account, Native};
 use sysmem_pages::{Accounts, Options, PageHeap};
 
+use crate::page_map::Place;
 use crate::span::Span;
+use crate::thread_heap::ThreadHeap;
 
 pub use hook::{Occasion, set_slow_path_hook};
 pub use limit::{MemoryLimit, set_memory_limit};
@@ -141,13 +143,30 @@ fn is_aligned_anyway(size: usize, align: usize) -> bool {
 
 #[inline(always)]
 fn allocate_block(size: usize, align: usize, zeroed: bool) -> *mut u8 {
-    if size <= size_class::LARGEST_SMALL && is_aligned_anyway(size, align) {
-        let class = size_class::of_small(size);
-        if let Some(heap) = lifecycle::enter() {
-            return heap.allocate(class, size, zeroed);
-        }
+    if size > size_class::LARGEST_SMALL || !is_aligned_anyway(size, align) {
+        return allocate_more(size, align, zeroed);
     }
-    allocate_more(size, align, zeroed)
+    let gate = thread_slot::get();
+    let span = gate.enter_for(size);
+    let block = span.take_freed();
+    if block.is_null() {
+        return allocate_unused(span, size, align, zeroed);
+    }
+    // SAFETY: there is a heap behind a gate that shows a block.
+    unsafe { ThreadHeap::behind(gate) }.hand_out(span, block, size, zeroed, false)
+}
+
+/// A small block where the current span has none that was freed. The calling thread entered its gate
+/// for the span.
+#[inline(never)]
+extern "C" fn allocate_unused(span: &Span, size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    let block = span.take_unused();
+    if block.is_null() {
+        return allocate_more(size, align, zeroed);
+    }
+    // SAFETY: as in `allocate_block`.
+    let heap = unsafe { ThreadHeap::behind(thread_slot::get()) };
+    heap.hand_out(span, block, size, zeroed, span.zeroed.get())
 }
 
 /// More than a small block, or what is not to be had at once.
@@ -181,38 +200,36 @@ extern "C" fn allocate_unusual(size: usize, align: usize, zeroed: bool) -> *mut 
 /// # Safety
 ///
 /// `address` is null, or came from a function here, was not freed since, and nobody uses it.
-#[inline]
+#[inline(always)]
 pub unsafe fn free(address: *mut u8) {
-    let span = page_map::find(address);
-    // SAFETY: the page map holds spans that are in use.
-    let Some(found) = (unsafe { span.as_ref() }) else {
+    let place = Place::of(address);
+    if !place.is_in_map() {
         return free_unknown(address);
-    };
+    }
+    // SAFETY: as asked.
+    let span = unsafe { place.span() };
     let gate = thread_slot::get();
-    if ptr::addr_eq(found.owner.get(), gate) && gate.enter() {
+    if gate.enter_as_owner_of(span) {
         // SAFETY: the block was handed out from this span, which the calling thread's heap owns.
-        return unsafe { thread_heap::ThreadHeap::behind(gate).free(found, address) };
+        return unsafe { ThreadHeap::behind(gate).free(address, span) };
     }
     // SAFETY: the caller's promise.
-    unsafe { free_elsewhere(found, address) }
+    unsafe { free_elsewhere(address, span) }
 }
 
-#[cold]
-#[inline(never)]
-extern "C" fn free_unknown(address: *mut u8) {
-    if !address.is_null() {
-        misuse::not_ours("free", address);
-    }
-}
-
-/// Frees what the calling thread's heap does not own, or does not have just now.
+/// Frees what the calling thread's heap does not own, or does not have just now. The gate was entered
+/// in vain.
 ///
 /// # Safety
 ///
 /// As for [`free`].
 #[inline(never)]
-unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
+unsafe extern "C" fn free_elsewhere(address: *mut u8, span: &Span) {
     let (gate, owner) = (thread_slot::get(), span.owner.get());
+    gate.leave();
+    if owner.is_null() {
+        return free_unknown(address);
+    }
     if span.is_large() || !gate.leads_to_a_heap() || ptr::addr_eq(owner, gate) {
         // SAFETY: the caller's promise.
         return unsafe { free_unusual(span, address) };
@@ -220,9 +237,17 @@ unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
     // SAFETY: it leads to the heap of this thread, whose counters nobody else writes to, whoever has
     // the rest of it; owners live forever; the rest is the caller's promise.
     unsafe {
-        thread_heap::ThreadHeap::behind(gate).count_free(span.class.get() as usize);
+        ThreadHeap::behind(gate).count_free(span.class.get() as usize);
         (*owner).free_remote(address);
         lifecycle::tidy(&*owner);
+    }
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn free_unknown(address: *mut u8) {
+    if !address.is_null() {
+        misuse::not_ours("free", address);
     }
 }
 
@@ -234,7 +259,7 @@ unsafe extern "C" fn free_elsewhere(span: &Span, address: *mut u8) {
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
-    let work = |heap: &thread_heap::ThreadHeap| {
+    let work = |heap: &ThreadHeap| {
         if span.is_large() {
             // SAFETY: the caller's promise.
             return unsafe { large::free(heap, span, address) };
@@ -270,13 +295,10 @@ unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
 #[inline]
 pub unsafe fn reallocate(address: *mut u8, size: usize, align: usize) -> *mut u8 {
     let span = page_map::find(address);
-    // SAFETY: the page map holds spans that are in use.
-    if let Some(found) = unsafe { span.as_ref() } {
-        // Zero for a large allocation.
-        let block_size = found.block_size.get() as usize;
-        if size <= block_size && size >= block_size / 2 {
-            return address;
-        }
+    // Zero for a large allocation, and for what is none.
+    let block_size = span.block_size.get() as usize;
+    if size != 0 && size <= block_size && size >= block_size / 2 {
+        return address;
     }
     // SAFETY: the caller's promise.
     unsafe { reallocate_elsewhere(span, address, size, align) }
@@ -289,13 +311,14 @@ pub unsafe fn reallocate(address: *mut u8, size: usize, align: usize) -> *mut u8
 /// As for [`reallocate`]; `span` is what the page map says of the address.
 #[inline(never)]
 unsafe extern "C" fn reallocate_elsewhere(
-    span: *mut Span,
+    span: &Span,
     address: *mut u8,
     size: usize,
     align: usize,
 ) -> *mut u8 {
-    // SAFETY: the page map holds spans that are in use.
-    let Some(span) = (unsafe { span.as_ref() }) else { misuse::not_ours("realloc", address) };
+    if ptr::eq(span, page_map::NOTHING) {
+        misuse::not_ours("realloc", address);
+    }
     let usable = usable_size_in(span);
     if span.is_large() && size > size_class::LARGEST {
         let resized = lifecycle::with_own_heap(|heap| {
@@ -327,7 +350,7 @@ fn allocate_grown(size: usize, align: usize) -> *mut u8 {
 fn allocate_in_any_heap(
     size: usize,
     zeroed: bool,
-    allocate: impl FnOnce(&thread_heap::ThreadHeap) -> (*mut u8, bool),
+    allocate: impl FnOnce(&ThreadHeap) -> (*mut u8, bool),
 ) -> *mut u8 {
     // A larger object would break pointer subtraction.
     let found = (size <= isize::MAX as usize).then(|| lifecycle::with_heap(allocate));
@@ -343,11 +366,11 @@ pub unsafe fn usable_size(address: *mut u8) -> usize {
     if address.is_null() {
         return 0;
     }
-    // SAFETY: the page map holds spans that are in use.
-    match unsafe { page_map::find(address).as_ref() } {
-        Some(span) => usable_size_in(span),
-        None => misuse::not_ours("usable size", address),
+    let span = page_map::find(address);
+    if ptr::eq(span, page_map::NOTHING) {
+        misuse::not_ours("usable size", address);
     }
+    usable_size_in(span)
 }
 
 fn usable_size_in(span: &Span) -> usize {

@@ -97,6 +97,7 @@ fn create() -> Option<&'static ThreadHeap> {
     let heap = metadata::allocate(ThreadHeap::new());
     // SAFETY: metadata lives forever; null is out of memory.
     let created = unsafe { heap.as_ref() }?;
+    created.show();
     if sampling::is_on() {
         created.begin_sampling();
     }

@@ -5,6 +5,8 @@
 //! decides). Above [`LARGEST`] a request is whole pages, where rounding costs less than an eighth
 //! again.
 
+use core::ops::Range;
+
 use sysmem_pages::PAGE;
 
 /// How many size classes there are.
@@ -80,9 +82,12 @@ const fn describe(class: usize) -> SizeClass {
 /// The largest size whose class is looked up, which is faster than computing it.
 pub(crate) const LARGEST_SMALL: usize = 1024;
 
-/// The classes of sizes up to that, by eighths of a byte count rounded up.
-static SMALL: [u8; LARGEST_SMALL / 8 + 1] = {
-    let mut small = [0; 129];
+/// How many sizes up to that are told apart: multiples of 8, zero among them.
+pub(crate) const SMALL_SIZES: usize = LARGEST_SMALL / 8 + 1;
+
+/// The classes of those.
+static SMALL: [u8; SMALL_SIZES] = {
+    let mut small = [0; SMALL_SIZES];
     let mut eights = 0;
     while eights < small.len() {
         small[eights] = compute(eights * 8) as u8;
@@ -104,11 +109,23 @@ const fn compute(size: usize) -> usize {
     }
 }
 
+/// The index of a size that is at most [`LARGEST_SMALL`] among the [`SMALL_SIZES`].
+#[inline(always)]
+pub(crate) fn index_of_small(size: usize) -> usize {
+    debug_assert!(size <= LARGEST_SMALL);
+    size.div_ceil(8)
+}
+
+/// The indexes of the small sizes that are of a class.
+pub(crate) fn small_indexes(class: usize) -> Range<usize> {
+    let after = |class: usize| (CLASSES[class].block_size as usize / 8 + 1).min(SMALL_SIZES);
+    (if class == 0 { 0 } else { after(class - 1) })..after(class)
+}
+
 /// The class of the smallest block that holds `size` bytes, which are at most [`LARGEST_SMALL`].
 #[inline(always)]
-pub(crate) fn of_small(size: usize) -> usize {
-    debug_assert!(size <= LARGEST_SMALL);
-    SMALL[size.div_ceil(8)] as usize
+fn of_small(size: usize) -> usize {
+    SMALL[index_of_small(size)] as usize
 }
 
 /// The class of the smallest block that holds `size` bytes, which are at most [`LARGEST`].
@@ -142,6 +159,16 @@ mod tests {
             assert!(class == 0 || (CLASSES[class - 1].block_size as usize) < size, "{size}");
         }
         assert_eq!(CLASSES[COUNT - 1].block_size as usize, LARGEST);
+    }
+
+    #[test]
+    fn every_small_size_is_among_the_indexes_of_its_class_alone() {
+        for size in 0..=LARGEST_SMALL {
+            for class in 0..COUNT {
+                let is_among = small_indexes(class).contains(&index_of_small(size));
+                assert_eq!(is_among, class == of_size(size), "{size} {class}");
+            }
+        }
     }
 
     #[test]

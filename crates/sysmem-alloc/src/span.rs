@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::ptr;
 
-use crate::thread_heap::ThreadHeap;
+use crate::thread_heap::{Bin, ThreadHeap};
 
 /// A free block. The first word leads to the next one.
 #[repr(C)]
@@ -61,6 +61,8 @@ pub(crate) struct Span {
     listing: Cell<Listing>,
     /// Whether the blocks that were never used are zero.
     pub zeroed: Cell<bool>,
+    /// Where the owner counts what happens to blocks of the class.
+    pub bin: Cell<*const Bin>,
 
     pub start: Cell<*mut u8>,
     /// The length in bytes.
@@ -90,6 +92,7 @@ impl Span {
             class: Cell::new(0),
             listing: Cell::new(Listing::Full),
             zeroed: Cell::new(false),
+            bin: Cell::new(ptr::null()),
             start: Cell::new(ptr::null_mut()),
             len: Cell::new(0),
             given_back: Cell::new(0),
@@ -182,20 +185,5 @@ impl Span {
     /// Whether [`take`](Span::take) would find a block.
     pub(crate) fn has_free(&self) -> bool {
         !self.free.get().is_null() || self.bump.get() != self.bump_end.get()
-    }
-}
-
-/// The span of a class that has none: nothing free, and never written to.
-pub(crate) struct Nothing(Span);
-
-// SAFETY: the takes and `has_free` only read a span without free blocks, and nothing else is done
-// with this one.
-unsafe impl Sync for Nothing {}
-
-pub(crate) static NOTHING: Nothing = Nothing(Span::new());
-
-impl Nothing {
-    pub(crate) const fn span(&'static self) -> *const Span {
-        &self.0
     }
 }

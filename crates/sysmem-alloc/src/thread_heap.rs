@@ -19,9 +19,10 @@ use sysmem::native::set_errno_out_of_memory;
 
 use crate::gate::Gate;
 use crate::hook::Occasion;
+use crate::page_map::NOTHING;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
-use crate::span::{Block, NOTHING, Span};
+use crate::span::{Block, Span};
 pub(crate) use counts::{Counter, Counts};
 pub(crate) use idle::Part;
 use idle::Watch;
@@ -29,7 +30,7 @@ use idle::Watch;
 use crate::{hook, large, page_map, sampling, visitor};
 
 /// What a heap knows of one size class, as far as every allocation and free needs it.
-struct Bin {
+pub(crate) struct Bin {
     current: Cell<*const Span>,
     /// Counts allocations down to the next one that is to be sampled. The sign tells that it has
     /// come, which costs an allocation one jump more than counting does.
@@ -155,7 +156,7 @@ impl ThreadHeap {
             gate: Gate::new(),
             bins: [const {
                 Bin {
-                    current: Cell::new(NOTHING.span()),
+                    current: Cell::new(NOTHING),
                     // Never, until sampling begins.
                     unsampled: AtomicI64::new(i64::MAX - 1),
                     requested: Counter::new(),
@@ -210,6 +211,32 @@ impl ThreadHeap {
         unsafe { &*ptr::with_exposed_provenance(gate) }
     }
 
+    /// Shows the thread what it needs, at a gate that hid it. The caller has the heap.
+    pub(crate) fn show(&self) {
+        for (class, bin) in self.bins.iter().enumerate() {
+            self.gate.show_span(class, bin.current.get());
+        }
+        self.gate.show_owner(self);
+    }
+
+    /// Says which span a class allocates from. Who has claimed the heap says only of none.
+    fn set_current(&self, class: usize, span: *const Span) {
+        self.bin(class).current.set(span);
+        self.gate.show_span(class, span);
+    }
+
+    /// Takes the heap from its thread for a while, if that is not at work: see
+    /// [`Gate::claim`](Gate::claim).
+    pub(crate) fn claim(&self, barrier: impl Fn() -> bool) -> bool {
+        self.gate.claim(barrier, || self.show())
+    }
+
+    /// Gives the heap back to its thread.
+    pub(crate) fn give_back_claimed(&self) {
+        self.show();
+        self.gate.give_back();
+    }
+
     /// Whether a thread runs the heap.
     pub(crate) fn state(&self) -> &AtomicU32 {
         &self.shared.state
@@ -228,40 +255,36 @@ impl ThreadHeap {
     /// that there is nothing to be done after them in a caller that must not either.)
     #[inline(always)]
     pub(crate) fn allocate(&self, class: usize, size: usize, zeroed: bool) -> *mut u8 {
-        let bin = self.bin(class);
         // SAFETY: the current span of a bin is one of ours, or `NOTHING`.
-        let block = unsafe { &*bin.current.get() }.take_freed();
-        if block.is_null() {
-            return self.allocate_unused(class, size, zeroed);
+        let span = unsafe { &*self.bin(class).current.get() };
+        let freed = span.take_freed();
+        if !freed.is_null() {
+            return self.hand_out(span, freed, size, zeroed, false);
         }
-        if bin.count(size) {
-            return self.sample(class, size, zeroed, block);
+        let unused = span.take_unused();
+        if !unused.is_null() {
+            return self.hand_out(span, unused, size, zeroed, span.zeroed.get());
         }
-        self.gate.leave();
-        if zeroed {
-            // SAFETY: the block is at least `size` bytes long and the caller's alone.
-            unsafe { block.write_bytes(0, size) };
-        }
-        block
+        self.allocate_slow(class, size, zeroed)
     }
 
-    /// The same where the current span has no block that was freed.
-    #[inline(never)]
-    extern "C" fn allocate_unused(&self, class: usize, size: usize, zeroed: bool) -> *mut u8 {
-        let bin = self.bin(class);
-        // SAFETY: as in `allocate`.
-        let span = unsafe { &*bin.current.get() };
-        let block = span.take_unused();
-        if block.is_null() {
-            return self.allocate_slow(class, size, zeroed);
+    /// Hands out a block of a span of ours, which is zero or not. Leaves the gate.
+    #[inline(always)]
+    pub(crate) fn hand_out(
+        &self,
+        span: &Span,
+        block: *mut u8,
+        size: usize,
+        zeroed: bool,
+        is_zero: bool,
+    ) -> *mut u8 {
+        // SAFETY: the bin of a span of ours is one of ours.
+        if unsafe { &*span.bin.get() }.count(size) {
+            return self.sample(span.class.get() as usize, size, zeroed, block);
         }
-        if bin.count(size) {
-            return self.sample(class, size, zeroed, block);
-        }
-        let clear = zeroed && !span.zeroed.get();
         self.gate.leave();
-        if clear {
-            // SAFETY: as in `allocate`.
+        if zeroed && !is_zero {
+            // SAFETY: the block is at least `size` bytes long and the caller's alone.
             unsafe { block.write_bytes(0, size) };
         }
         block
@@ -317,7 +340,7 @@ impl ThreadHeap {
             if next.is_null() {
                 return false;
             }
-            bin.current.set(next);
+            self.set_current(class, next);
         }
         true
     }
@@ -384,10 +407,8 @@ impl ThreadHeap {
         }
         let span = page_map::find(block);
         // SAFETY: the block was taken from this heap's current span a moment ago.
-        unsafe {
-            if (*span).put_back(block) {
-                self.sort_in(&*span, block);
-            }
+        if unsafe { span.put_back(block) } {
+            self.sort_in(span, block);
         }
         run
     }
@@ -399,20 +420,21 @@ impl ThreadHeap {
     ///
     /// `block` was handed out from `span`, which this heap owns, and nobody uses it.
     #[inline(always)]
-    pub(crate) unsafe fn free(&self, span: &Span, block: *mut u8) {
-        self.count_free(span.class.get() as usize);
+    pub(crate) unsafe fn free(&self, block: *mut u8, span: &Span) {
+        // SAFETY: the bin of a span of ours is one of ours.
+        unsafe { &*span.bin.get() }.frees.add(1);
         // SAFETY: the caller's promise.
         if unsafe { span.put_back(block) } {
-            return self.after_own_free(span, block);
+            return ThreadHeap::after_own_free(block, span, self);
         }
         self.gate.leave();
     }
 
     #[cold]
     #[inline(never)]
-    extern "C" fn after_own_free(&self, span: &Span, block: *mut u8) {
-        self.after_free(span, block);
-        self.gate.leave();
+    extern "C" fn after_own_free(block: *mut u8, span: &Span, heap: &ThreadHeap) {
+        heap.after_free(span, block);
+        heap.gate.leave();
     }
 
     /// As [`free`](ThreadHeap::free), for a caller that leaves the gate itself.

@@ -57,13 +57,14 @@ mod initial_exec {
     #[inline(always)]
     pub(crate) fn get() -> &'static Gate {
         let word: *const Gate;
-        // SAFETY: reads the thread's own word, through its offset from the thread pointer.
+        // SAFETY: reads the thread's own word, through its offset from the thread pointer. (In this
+        // register, and not in the one in which a function returns what it was looking for.)
         #[cfg(target_arch = "x86_64")]
         unsafe {
             asm!(
-                "mov {word}, qword ptr [rip + sysmem_thread_slot@GOTTPOFF]",
-                "mov {word}, qword ptr fs:[{word}]",
-                word = out(reg) word,
+                "mov rcx, qword ptr [rip + sysmem_thread_slot@GOTTPOFF]",
+                "mov rcx, qword ptr fs:[rcx]",
+                out("rcx") word,
                 options(pure, readonly, nostack, preserves_flags),
             );
         }

@@ -88,10 +88,10 @@ fn visit(heap: &ThreadHeap) -> Option<Part> {
         lifecycle::tidy(heap);
         return Some(part);
     }
-    if REACHES.load(Relaxed) && heap.gate().claim(|| NATIVE.barrier_on_all_threads()) {
+    if REACHES.load(Relaxed) && heap.claim(|| NATIVE.barrier_on_all_threads()) {
         // A thread that ends makes its heap idle behind the gate, so a heap that is live stays so.
         let part = (heap.state().load(Acquire) == LIVE).then(|| heap.give_back_some());
-        heap.gate().give_back();
+        heap.give_back_claimed();
         if part.is_some() {
             return part;
         }

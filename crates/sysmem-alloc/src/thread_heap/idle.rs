@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use sysmem::{Error, PageRange};
 
 use super::{Bin, Shelf, ThreadHeap};
-use crate::span::{Listing, NOTHING, Span};
+use crate::page_map::NOTHING;
+use crate::span::{Listing, Span};
 use crate::{PAGES, page_map, size_class, trim};
 
 /// How many looks must find a class unchanged before it is quiet.
@@ -174,9 +175,9 @@ impl ThreadHeap {
             let current = bin.current.get();
             // SAFETY: a current span is one of ours, or `NOTHING`.
             let span = unsafe { &*current };
-            if !ptr::eq(current, NOTHING.span()) {
+            if !ptr::eq(current, NOTHING) {
                 if span.used() == 0 {
-                    bin.current.set(NOTHING.span());
+                    self.set_current(span.class.get() as usize, NOTHING);
                     self.release(span);
                 } else {
                     batch.take_from(span);
@@ -208,8 +209,7 @@ impl ThreadHeap {
     /// Gives a batch to the system, as far as it takes it.
     fn give_back(&self, batch: &Batch) -> Result<(), Error> {
         let kept = |range: PageRange| {
-            // SAFETY: the ranges are parts of spans.
-            let span = unsafe { &*page_map::find(range.start) };
+            let span = page_map::find(range.start);
             span.keep(range);
             if span.listing() == Listing::Trimmed && span.has_free() {
                 self.unlink(span);

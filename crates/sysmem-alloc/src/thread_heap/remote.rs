@@ -32,7 +32,7 @@ impl ThreadHeap {
             // as used in it.
             unsafe {
                 let next = (*block).next.get();
-                let span = &*page_map::find(block.cast());
+                let span = page_map::find(block.cast());
                 self.shelves[span.class.get() as usize].watch.note_change();
                 self.search.begin_class_anew();
                 if span.put_back(block.cast()) {

@@ -7,17 +7,18 @@ use sysmem::native::keeping_errno;
 use sysmem_pages::PAGE;
 
 use super::{ThreadHeap, UNTOLD};
+use crate::page_map::NOTHING;
 use crate::size_class::CLASSES;
-use crate::span::{Listing, NOTHING, Span};
+use crate::span::{Listing, Span};
 use crate::{PAGES, metadata, misuse, page_map, scavenger};
 
 impl ThreadHeap {
     /// A span of this class with free blocks, to be the current one; the one before it has none.
     pub(super) fn next_span(&self, class: usize) -> *const Span {
-        let bin = self.bin(class);
         // SAFETY: a current span is one of ours, or `NOTHING`.
-        let current = unsafe { &*bin.current.replace(NOTHING.span()) };
-        if !ptr::eq(current, NOTHING.span()) {
+        let current = unsafe { &*self.bin(class).current.get() };
+        self.set_current(class, NOTHING);
+        if !ptr::eq(current, NOTHING) {
             if current.given_back.get() != 0 {
                 self.link(current, Listing::Trimmed);
             } else {
@@ -73,12 +74,13 @@ impl ThreadHeap {
         new.owner.set(self);
         new.block_size.set(shape.block_size);
         new.class.set(class as u8);
+        new.bin.set(self.bin(class));
         new.begin(Listing::Current);
         new.zeroed.set(run.zeroed);
         new.start.set(start);
         new.len.set(npages * PAGES.page_size());
         new.given_back.set(0);
-        if page_map::enter(start, new.len.get(), span).is_err() {
+        if !page_map::enter(start, new.len.get(), span) {
             // SAFETY: the run was allocated above and nobody knows of it.
             let _ = unsafe { self.give_run(run.start, npages) };
             self.give_span(span);
@@ -162,12 +164,12 @@ impl ThreadHeap {
 
     /// Returns the pages of every span that holds nothing. Only current spans can be such.
     pub(crate) fn release_empty(&self) {
-        for bin in &self.bins {
+        for (class, bin) in self.bins.iter().enumerate() {
             let current = bin.current.get();
             // SAFETY: a current span is one of ours, or `NOTHING`.
             let span = unsafe { &*current };
-            if current != NOTHING.span() && span.used() == 0 {
-                bin.current.set(NOTHING.span());
+            if current != NOTHING && span.used() == 0 {
+                self.set_current(class, NOTHING);
                 self.release(span);
             }
         }
