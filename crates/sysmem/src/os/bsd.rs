@@ -13,11 +13,12 @@
 //! - mprotect(2) over part of a reservation succeeds, or fails with nothing changed.
 
 use core::ffi::CStr;
+use core::ops::Range;
 
 use super::unix::MAP_PRIVATE;
 use super::{Contents, GiveBack, Inheritance, PageRange, ResidentFalls, UnusedContract};
 use crate::ErrorKind;
-use crate::calls::{Minherit, SysctlByName, UnixCalls};
+use crate::calls::{Minherit, Sysctl, SysctlByName, UnixCalls};
 
 // Numbers of every BSD and of Darwin: <sys/mman.h> of FreeBSD 14, NetBSD 10, OpenBSD 7.8,
 // DragonFly 6.4, macOS 15.
@@ -83,6 +84,17 @@ pub(crate) fn integer(bytes: &[u8]) -> Option<u64> {
         8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
         _ => None,
     }
+}
+
+/// The integer in `field` of a structure of at most `LEN` bytes that a sysctl holds.
+pub(crate) fn number_in<const LEN: usize>(
+    kernel: &impl Sysctl,
+    mib: &[i32],
+    field: Range<usize>,
+) -> Option<u64> {
+    let mut value = [0; LEN];
+    let len = kernel.sysctl(mib, &mut value).ok()?;
+    integer(value.get(..len)?.get(field)?)
 }
 
 /// The integer that a sysctl holds.

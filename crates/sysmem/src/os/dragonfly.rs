@@ -58,10 +58,9 @@ pub struct DragonFlyRules;
 
 /// The size of this process's address space, in bytes.
 fn address_space(kernel: &impl Sysctl) -> Option<u64> {
-    let mut process = [0; kinfo_proc::ROOM];
+    use kinfo_proc::{MAP_SIZE, ROOM};
     let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, kernel.process_id()];
-    let len = kernel.sysctl(&mib, &mut process).ok()?;
-    bsd::integer(process.get(..len)?.get(kinfo_proc::MAP_SIZE..)?.get(..8)?)
+    bsd::number_in::<ROOM>(kernel, &mib, MAP_SIZE..MAP_SIZE + 8)
 }
 
 impl<K: DragonFlyCalls> UnixRules<K> for DragonFlyRules {

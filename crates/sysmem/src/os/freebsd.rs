@@ -51,6 +51,20 @@ pub(crate) const KERN_PROC: i32 = 14;
 /// <sys/errno.h>.
 pub(crate) const ENOSYS: Errno = Errno(78);
 pub(crate) const ECAPMODE: Errno = Errno(94);
+/// Offsets in `struct kinfo_proc`: <sys/user.h>, the same on amd64 and arm64.
+pub(crate) mod kinfo_proc {
+    /// `struct kinfo_proc` of FreeBSD has 1088 bytes.
+    pub(crate) const LEN: usize = 1088;
+    /// In bytes.
+    pub(crate) const KI_SIZE: usize = 256;
+    /// In pages, as are the next two.
+    pub(crate) const KI_RSSIZE: usize = 264;
+    pub(crate) const KI_DSIZE: usize = 288;
+    pub(crate) const KI_SSIZE: usize = 296;
+    pub(crate) const KI_STAT: usize = 388;
+    pub(crate) const KI_RUSAGE: usize = 608;
+}
+
 /// `PROT_MAX(PROT_READ | PROT_WRITE)`.
 pub(crate) const PROT_MAX_DATA: i32 = (PROT_READ | PROT_WRITE) << 16;
 /// `PROT_MAX(PROT_READ | PROT_WRITE | PROT_EXEC)`.
@@ -89,13 +103,11 @@ fn strict_commit(kernel: &impl SysctlByName) -> bool {
     })
 }
 
-/// The size of this process's address space. `struct kinfo_proc` (<sys/user.h>, the same on amd64
-/// and arm64) is 1088 bytes long: `ki_size` 256.
+/// The size of this process's address space, in bytes.
 fn address_space(kernel: &impl Sysctl) -> Option<u64> {
-    let mut process = [0; 1088];
+    use kinfo_proc::{KI_SIZE, LEN};
     let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, kernel.process_id()];
-    let len = kernel.sysctl(&mib, &mut process).ok()?;
-    bsd::integer(process.get(..len)?.get(256..)?.get(..8)?)
+    bsd::number_in::<LEN>(kernel, &mib, KI_SIZE..KI_SIZE + 8)
 }
 
 impl<K: FreeBsdCalls> UnixRules<K> for FreeBsdRules {

@@ -19,6 +19,7 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod huge;
+pub(crate) mod proc;
 
 use core::ffi::CStr;
 use core::num::NonZeroU64;
@@ -28,7 +29,7 @@ use crate::os::{
     BatchError, Contents, GiveBack, Inheritance, Os, PageRange, PageResidency, Policy,
     ResidentFalls, UnusedContract,
 };
-use crate::usage::linux as proc;
+use crate::usage::files::number_in;
 use crate::{Errno, Error, ErrorKind, Limit, Operation, Protection};
 
 use crate::os::unix::{
@@ -139,7 +140,7 @@ fn strict_commit(kernel: &impl Files) -> bool {
     let known = &kernel.findings().strict_commit;
     known.known().unwrap_or_else(|| {
         // Kept only if it was told: a process may be out of descriptors for a moment.
-        let mode = proc::number_in(kernel, c"/proc/sys/vm/overcommit_memory");
+        let mode = number_in(kernel, c"/proc/sys/vm/overcommit_memory");
         mode.inspect(|&mode| known.set(mode == 2)) == Some(2)
     })
 }
@@ -236,9 +237,9 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
         if operation != Operation::Reserve && over(statm.map(|statm| statm.data), limit) {
             return Some(Limit::Data(limit));
         }
-        if let Some(most) = proc::number_in(kernel, c"/proc/sys/vm/max_map_count") {
+        if let Some(most) = number_in(kernel, c"/proc/sys/vm/max_map_count") {
             let mut mappings = 0;
-            let counted = proc::mapping_lines(kernel, &mut |_, _, _| mappings += 1);
+            let counted = proc::mappings(kernel, &mut |_, _| mappings += 1);
             // A change in the middle of a mapping makes two more.
             if counted.is_some() && mappings + 2 >= most {
                 return Some(Limit::Mappings(most));
@@ -251,12 +252,12 @@ impl<K: LinuxCalls> UnixRules<K> for LinuxRules {
     }
 
     fn mappings(kernel: &K, each: &mut dyn FnMut(usize, usize)) -> Option<()> {
-        proc::mapping_lines(kernel, &mut |start, end, _| each(start, end))
+        proc::mappings(kernel, each)
     }
 
     fn huge_page_size(kernel: &K) -> Option<usize> {
         let path = c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-        proc::number_in(kernel, path).map(|size| size as usize)
+        number_in(kernel, path).map(|size| size as usize)
     }
 
     fn unused_contract(_kernel: &K, how: GiveBack) -> UnusedContract {

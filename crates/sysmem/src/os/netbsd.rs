@@ -32,6 +32,28 @@ pub(crate) const MADV_FREE: i32 = 6;
 pub(crate) const MAP_INHERIT_ZERO: i32 = 4;
 pub(crate) const KERN_PROC2: i32 = 47;
 
+/// Offsets in `struct kinfo_proc2`, which grows at its end: <sys/sysctl.h>.
+pub(crate) mod kinfo_proc2 {
+    /// What is asked for of it: `struct kinfo_proc2` of NetBSD has 680 bytes or more.
+    pub(crate) const LEN: usize = 680;
+    pub(crate) const P_STAT: usize = 360;
+    /// In pages, as are the next two.
+    pub(crate) const P_VM_RSSIZE: usize = 432;
+    pub(crate) const P_VM_DSIZE: usize = 440;
+    pub(crate) const P_VM_SSIZE: usize = 444;
+    pub(crate) const P_UUTIME_SEC: usize = 464;
+    pub(crate) const P_USTIME_SEC: usize = 472;
+    pub(crate) const P_URU_MINFLT: usize = 512;
+    pub(crate) const P_URU_MAJFLT: usize = 520;
+    /// In pages.
+    pub(crate) const P_VM_VSIZE: usize = 664;
+}
+
+/// What of a process is asked for with KERN_PROC2.
+pub(crate) const fn process_mib(process: i32) -> [i32; 6] {
+    [CTL_KERN, KERN_PROC2, KERN_PROC_PID, process, kinfo_proc2::LEN as i32, 1]
+}
+
 /// `PROT_MPROTECT(x)`.
 pub(crate) const fn prot_mprotect(protection: i32) -> i32 {
     protection << 3
@@ -48,15 +70,11 @@ impl<K: UnixCalls + Mincore + Minherit + Sysctl> NetBsdCalls for K {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NetBsdRules;
 
-/// The size of this process's address space. `struct kinfo_proc2` grows at its end, and 680 bytes
-/// of it are asked for: `p_vm_vsize` 664, in pages.
+/// The size of this process's address space, in bytes.
 fn address_space(kernel: &impl Sysctl) -> Option<u64> {
-    const LEN: usize = 680;
-    let mut process = [0; LEN];
-    let id = kernel.process_id();
-    let mib = [CTL_KERN, KERN_PROC2, KERN_PROC_PID, id, LEN as i32, 1];
-    let len = kernel.sysctl(&mib, &mut process).ok()?;
-    let pages = bsd::integer(process.get(..len)?.get(664..)?.get(..8)?)?;
+    use kinfo_proc2::{LEN, P_VM_VSIZE};
+    let mib = process_mib(kernel.process_id());
+    let pages = bsd::number_in::<LEN>(kernel, &mib, P_VM_VSIZE..P_VM_VSIZE + 8)?;
     pages.checked_mul(kernel.page_size() as u64)
 }
 

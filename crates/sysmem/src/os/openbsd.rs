@@ -35,6 +35,28 @@ pub(crate) const MADV_FREE: i32 = 6;
 pub(crate) const MAP_INHERIT_ZERO: i32 = 3;
 pub(crate) const KERN_PROC: i32 = 66;
 
+/// Offsets in `struct kinfo_proc`, which grows at its end: <sys/sysctl.h>.
+pub(crate) mod kinfo_proc {
+    /// What is asked for of it: `struct kinfo_proc` of OpenBSD has 648 bytes or more.
+    pub(crate) const LEN: usize = 648;
+    pub(crate) const P_STAT: usize = 304;
+    /// In pages, as are the next two.
+    pub(crate) const P_VM_RSSIZE: usize = 384;
+    pub(crate) const P_VM_DSIZE: usize = 392;
+    pub(crate) const P_VM_SSIZE: usize = 396;
+    pub(crate) const P_UUTIME_SEC: usize = 420;
+    pub(crate) const P_USTIME_SEC: usize = 428;
+    /// In KiB.
+    pub(crate) const P_URU_MAXRSS: usize = 440;
+    pub(crate) const P_URU_MINFLT: usize = 472;
+    pub(crate) const P_URU_MAJFLT: usize = 480;
+}
+
+/// What of a process is asked for with KERN_PROC.
+pub(crate) const fn process_mib(process: i32) -> [i32; 6] {
+    [CTL_KERN, KERN_PROC, KERN_PROC_PID, process, kinfo_proc::LEN as i32, 1]
+}
+
 /// OpenBSD over a table of calls.
 pub type OpenBsd<K> = Unix<K, OpenBsdRules>;
 
@@ -46,15 +68,11 @@ impl<K: UnixCalls + Minherit + Sysctl> OpenBsdCalls for K {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenBsdRules;
 
-/// What `RLIMIT_DATA` counts of this process. `struct kinfo_proc` grows at its end, and 648 bytes
-/// of it are asked for: `p_vm_dsize` 392, in pages.
+/// What `RLIMIT_DATA` counts of this process, in bytes.
 fn data_size(kernel: &impl Sysctl) -> Option<u64> {
-    const LEN: usize = 648;
-    let mut process = [0; LEN];
-    let id = kernel.process_id();
-    let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id, LEN as i32, 1];
-    let len = kernel.sysctl(&mib, &mut process).ok()?;
-    let pages = bsd::integer(process.get(..len)?.get(392..)?.get(..4)?)?;
+    use kinfo_proc::{LEN, P_VM_DSIZE};
+    let mib = process_mib(kernel.process_id());
+    let pages = bsd::number_in::<LEN>(kernel, &mib, P_VM_DSIZE..P_VM_DSIZE + 4)?;
     pages.checked_mul(kernel.page_size() as u64)
 }
 

@@ -15,7 +15,7 @@ use crate::calls::{Kernel, Mincore, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, MAP_ANON};
 use crate::os::freebsd::{
     INHERIT_ZERO, KERN_PROC, MADV_CORE, MADV_FREE, MADV_NOCORE, MAP_ALIGNED_SUPER, MAP_EXCL,
-    MAP_NOCORE, RLIMIT_SWAP,
+    MAP_NOCORE, RLIMIT_SWAP, kinfo_proc,
 };
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_WRITE};
 use crate::{Errno, Inheritance, Protection};
@@ -361,10 +361,11 @@ impl Sysctl for Simulated<FreeBsd> {
         if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS] {
             return Err(ENOENT);
         }
-        // struct kinfo_proc: ki_size at 256 in bytes, ki_rssize at 264 in pages.
         let size = (size(machine) as u64).to_ne_bytes();
         let resident = (bsd::mapped_pages(machine, |_| true) as u64).to_ne_bytes();
-        bsd::answer(value, 1088, &[(256, &size), (264, &resident)])
+        let fields: [(usize, &[u8]); 2] =
+            [(kinfo_proc::KI_SIZE, &size), (kinfo_proc::KI_RSSIZE, &resident)];
+        bsd::answer(value, kinfo_proc::LEN, &fields)
     }
 
     fn process_id(&self) -> i32 {

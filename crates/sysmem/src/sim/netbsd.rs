@@ -10,8 +10,7 @@ use super::unix::{MAP_SHARED, PROT_ALL};
 use super::{Simulated, listed};
 use crate::Errno;
 use crate::calls::{Kernel, Mincore, Sysctl};
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
-use crate::os::netbsd::{KERN_PROC2, MADV_FREE, MAP_INHERIT_ZERO, MAP_TRYFIXED};
+use crate::os::netbsd::{MADV_FREE, MAP_INHERIT_ZERO, MAP_TRYFIXED, kinfo_proc2, process_mib};
 use crate::os::unix::{EINVAL, ENOMEM, MAP_FIXED, MAP_PRIVATE};
 
 /// The rules of NetBSD.
@@ -157,20 +156,22 @@ impl Mincore for Simulated<NetBsd> {
 
 impl Sysctl for Simulated<NetBsd> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
-        const LEN: usize = 680;
         /// CTL_VM, VM_PROC, VM_PROC_MAP, the process, the length of an entry.
         const MAP: [i32; 5] = [2, 16, 1, PROCESS, 1128];
         let machine = &*self.call();
         if mib == MAP {
             return listed::netbsd(machine, value);
         }
-        if mib != [CTL_KERN, KERN_PROC2, KERN_PROC_PID, PROCESS, LEN as i32, 1] {
+        if mib != process_mib(PROCESS) {
             return Err(ENOENT);
         }
-        // struct kinfo_proc2: p_vm_rssize at 432, p_vm_vsize at 664, in pages.
         let size = (machine.mappings.totals().mapped / machine.page_size()) as u64;
         let resident = bsd::mapped_pages(machine, |_| true) as u32;
-        bsd::answer(value, LEN, &[(432, &resident.to_ne_bytes()), (664, &size.to_ne_bytes())])
+        let fields: [(usize, &[u8]); 2] = [
+            (kinfo_proc2::P_VM_RSSIZE, &resident.to_ne_bytes()),
+            (kinfo_proc2::P_VM_VSIZE, &size.to_ne_bytes()),
+        ];
+        bsd::answer(value, kinfo_proc2::LEN, &fields)
     }
 
     fn process_id(&self) -> i32 {

@@ -9,9 +9,9 @@ use super::signals::{SEGV_MAPERR, SIGSEGV, Signal, Told};
 use super::unix::{MAP_SHARED, PROT_ALL, may_change};
 use super::{Simulated, listed};
 use crate::calls::{Kernel, Seal, Sysctl};
-use crate::os::bsd::{ANONYMOUS, CTL_KERN, KERN_PROC_PID};
+use crate::os::bsd::{ANONYMOUS, CTL_KERN};
 use crate::os::openbsd::{
-    KERN_PROC, MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE, MAP_STACK,
+    MADV_FREE, MAP_CONCEAL, MAP_INHERIT_ZERO, MAP_NOREPLACE, MAP_STACK, kinfo_proc, process_mib,
 };
 use crate::os::unix::{
     EINVAL, ENOMEM, EPERM, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
@@ -198,19 +198,21 @@ impl Simulated<OpenBsd> {
 
 impl Sysctl for Simulated<OpenBsd> {
     fn sysctl(&self, mib: &[i32], value: &mut [u8]) -> Result<usize, Errno> {
-        const LEN: usize = 648;
         const KERN_PROC_VMMAP: i32 = 80;
         let machine = &*self.call();
         if mib == [CTL_KERN, KERN_PROC_VMMAP, PROCESS] {
             return listed::openbsd(machine, value);
         }
-        if mib != [CTL_KERN, KERN_PROC, KERN_PROC_PID, PROCESS, LEN as i32, 1] {
+        if mib != process_mib(PROCESS) {
             return Err(ENOENT);
         }
-        // struct kinfo_proc: p_vm_rssize at 384 and p_vm_dsize at 392, in pages (<sys/sysctl.h>).
         let resident = bsd::mapped_pages(machine, |page| !machine.is_inactive(page)) as u32;
         let data = (machine.mappings.totals().accessible / machine.page_size()) as u32;
-        bsd::answer(value, LEN, &[(384, &resident.to_ne_bytes()), (392, &data.to_ne_bytes())])
+        let fields: [(usize, &[u8]); 2] = [
+            (kinfo_proc::P_VM_RSSIZE, &resident.to_ne_bytes()),
+            (kinfo_proc::P_VM_DSIZE, &data.to_ne_bytes()),
+        ];
+        bsd::answer(value, kinfo_proc::LEN, &fields)
     }
 
     fn process_id(&self) -> i32 {

@@ -72,6 +72,19 @@ pub(super) fn alive(
     }
 }
 
+/// `struct rusage` as it is on FreeBSD and DragonFly: `ru_utime` 0, `ru_stime` 16, `ru_maxrss` 32 in
+/// KiB, `ru_minflt` 64, `ru_majflt` 72.
+pub(super) fn rusage(process: Bytes<'_>, at: usize) -> ProcessUsage {
+    ProcessUsage {
+        user_time: process.timeval(at),
+        system_time: process.timeval(at + 16),
+        peak_resident: process.counted_u64(at + 32, 1024),
+        minor_faults: process.u64(at + 64),
+        major_faults: process.u64(at + 72),
+        ..ProcessUsage::default()
+    }
+}
+
 /// Puts the limits of a process in, each as `ask` tells it: `RLIM_INFINITY` is the largest signed
 /// number.
 pub(super) fn put_limits(usage: &mut ProcessUsage, ask: impl Fn(i32) -> Option<u64>) {

@@ -2,7 +2,7 @@
 //!
 //! Nothing here was seen: it is read in the sources of 6.4.
 
-use super::bsd::{RLIMIT_MEMLOCK, alive, ask, free_swap, id, own_limit};
+use super::bsd::{RLIMIT_MEMLOCK, alive, ask, free_swap, id, own_limit, rusage};
 use super::bytes::{unreadable, until_zero};
 use super::lines::number as decimal;
 use super::residency::{own_pages, resident};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::calls::{Files, Sysctl, SysctlByName};
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, RLIMIT_AS, number};
-use crate::os::dragonfly::{DragonFly, DragonFlyCalls, KERN_PROC, kinfo_proc::ROOM};
+use crate::os::dragonfly::{DragonFly, DragonFlyCalls, KERN_PROC, kinfo_proc as at};
 use crate::os::unix::{EPERM, RLIMIT_DATA};
 use crate::{Errno, Error, ErrorKind, Os, PageRange};
 
@@ -29,7 +29,7 @@ const EFBIG: Errno = Errno(27);
 impl<K: DragonFlyCalls + Files + Sysctl + SysctlByName> Usage for DragonFly<K> {
     fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
         let kernel = self.kernel();
-        let mut bytes = [0; ROOM];
+        let mut bytes = [0; at::ROOM];
         let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id(kernel, process)];
         let usage = decode(ask(kernel, &mib, &mut bytes)?, self.page_size() as u64)?;
         Ok(ProcessUsage {
@@ -69,7 +69,7 @@ impl<K: DragonFlyCalls + Files + Sysctl + SysctlByName> Usage for DragonFly<K> {
         check_buffer(buffer)?;
         let kernel = self.kernel();
         let id = id(kernel, process);
-        let mut process = [0; ROOM];
+        let mut process = [0; at::ROOM];
         ask(kernel, &[CTL_KERN, KERN_PROC, KERN_PROC_PID, id], &mut process)?;
         let mut path = [0; 1024];
         let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PATHNAME, id];
@@ -116,11 +116,7 @@ fn read_map<'b>(kernel: &impl Files, id: i32, buffer: &'b mut [u8]) -> Result<&'
 /// Up to where it is read.
 const LEN: usize = 512;
 
-/// `struct kinfo_proc` of DragonFly: `kp_stat` 12, `kp_vm_map_size` 312 in bytes, `kp_vm_rssize` 320,
-/// `kp_vm_dsize` 344, `kp_vm_ssize` 352, `kp_vm_prssize` 360 in pages, `kp_ru` 368 with `ru_maxrss`
-/// in KiB (<sys/kinfo.h>). `native` holds the offsets against the libc crate.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
-    use crate::os::dragonfly::kinfo_proc as at;
     let process = alive(bytes, LEN, at::STAT, ZOMBIE)?;
     let pages = |offset| process.counted_u64(offset, page_size);
     Ok(ProcessUsage {
@@ -128,16 +124,11 @@ fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
         resident: pages(at::RSSIZE),
         data: pages(at::DSIZE),
         stack: pages(at::SSIZE),
-        user_time: process.timeval(at::RUSAGE),
-        system_time: process.timeval(at::RUSAGE + 16),
-        peak_resident: process.counted_u64(at::RUSAGE + 32, 1024),
-        minor_faults: process.u64(at::RUSAGE + 64),
-        major_faults: process.u64(at::RUSAGE + 72),
         pages: PageFigures {
             proportional: process.counted_u32(at::PRSSIZE, page_size),
             ..PageFigures::default()
         },
-        ..ProcessUsage::default()
+        ..rusage(process, at::RUSAGE)
     })
 }
 

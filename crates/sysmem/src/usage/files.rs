@@ -14,7 +14,7 @@ const ESRCH: Errno = Errno(3);
 const EACCES: Errno = Errno(13);
 
 /// An open file, closed when dropped.
-pub(super) struct File<'a, K: Files> {
+pub(crate) struct File<'a, K: Files> {
     kernel: &'a K,
     pub number: i32,
 }

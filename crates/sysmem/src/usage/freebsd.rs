@@ -1,6 +1,6 @@
 //! FreeBSD: kern.proc, vm.stats, vm.swap_info.
 
-use super::bsd::{alive, ask, free_swap, id, put_limits};
+use super::bsd::{alive, ask, free_swap, id, put_limits, rusage};
 use super::bytes::{Bytes, unreadable, until_zero};
 use super::residency::own_pages;
 use super::{
@@ -10,7 +10,7 @@ use super::{
 use crate::calls::SysctlMib;
 use crate::huge::HugePageControl;
 use crate::os::bsd::{CTL_KERN, KERN_PROC_PID, number};
-use crate::os::freebsd::{FreeBsd, FreeBsdCalls, KERN_PROC};
+use crate::os::freebsd::{FreeBsd, FreeBsdCalls, KERN_PROC, kinfo_proc as at};
 use crate::{Error, Os, PageRange};
 
 // <sys/sysctl.h>.
@@ -37,7 +37,7 @@ impl<K: FreeBsdCalls + SysctlMib> Usage for FreeBsd<K> {
         let kernel = self.kernel();
         let id = id(kernel, process);
         let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id];
-        let mut bytes = [0; LEN];
+        let mut bytes = [0; at::LEN];
         let mut usage = decode(ask(kernel, &mib, &mut bytes)?, self.page_size() as u64)?;
         // `struct rlimit`: the soft limit comes first.
         put_limits(&mut usage, |resource| {
@@ -124,26 +124,15 @@ fn swap_used(kernel: &(impl FreeBsdCalls + SysctlMib), page_size: u64) -> Option
     Some(used)
 }
 
-/// `sizeof(struct kinfo_proc)`: <sys/user.h>.
-const LEN: usize = 1088;
-
-/// `struct kinfo_proc` of FreeBSD, 1088 bytes: `ki_stat` 388, `ki_size` 256 in bytes, `ki_rssize`
-/// 264, `ki_dsize` 288, `ki_ssize` 296 in pages, `ki_rusage.ru_utime` 608, `ki_rusage.ru_stime` 624,
-/// `ki_rusage.ru_maxrss` 640 in KiB, `ki_rusage.ru_minflt` 672, `ki_rusage.ru_majflt` 680.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
-    let process = alive(bytes, LEN, 388, ZOMBIE)?;
+    let process = alive(bytes, at::LEN, at::KI_STAT, ZOMBIE)?;
     let pages = |offset| process.counted_u64(offset, page_size);
     Ok(ProcessUsage {
-        virtual_size: process.u64(256),
-        resident: pages(264),
-        data: pages(288),
-        stack: pages(296),
-        user_time: process.timeval(608),
-        system_time: process.timeval(624),
-        peak_resident: process.counted_u64(640, 1024),
-        minor_faults: process.u64(672),
-        major_faults: process.u64(680),
-        ..ProcessUsage::default()
+        virtual_size: process.u64(at::KI_SIZE),
+        resident: pages(at::KI_RSSIZE),
+        data: pages(at::KI_DSIZE),
+        stack: pages(at::KI_SSIZE),
+        ..rusage(process, at::KI_RUSAGE)
     })
 }
 
@@ -224,7 +213,7 @@ mod tests {
 
     /// Composed from <sys/user.h>.
     fn process() -> Vec<u8> {
-        let mut bytes = std::vec![0xee; LEN];
+        let mut bytes = std::vec![0xee; 1088];
         bytes[388] = 3;
         for (offset, value) in [
             (256, 128_364_544u64),

@@ -8,8 +8,7 @@ use super::{
     check_buffer,
 };
 use crate::huge::HugePageControl;
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
-use crate::os::netbsd::{KERN_PROC2, NetBsd, NetBsdCalls};
+use crate::os::netbsd::{NetBsd, NetBsdCalls, kinfo_proc2 as at, process_mib};
 use crate::{Error, Os, PageRange};
 
 // <sys/sysctl.h>, <uvm/uvm_param.h>.
@@ -34,9 +33,9 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
     fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
         let kernel = self.kernel();
         let id = id(kernel, process);
-        let mut bytes = [0; LEN];
-        let mib = [CTL_KERN, KERN_PROC2, KERN_PROC_PID, id, LEN as i32, 1];
-        let mut usage = decode(ask(kernel, &mib, &mut bytes)?, self.page_size() as u64)?;
+        let mut bytes = [0; at::LEN];
+        let told = ask(kernel, &process_mib(id), &mut bytes)?;
+        let mut usage = decode(told, self.page_size() as u64)?;
         put_limits(&mut usage, |resource| {
             let soft = PROC_PID_LIMIT_TYPE_SOFT;
             number(kernel, &[CTL_PROC, id, PROC_PID_LIMIT, resource + 1, soft])
@@ -82,24 +81,19 @@ impl<K: NetBsdCalls> Usage for NetBsd<K> {
     }
 }
 
-/// What is asked for of `struct kinfo_proc2`, which grows at its end: <sys/sysctl.h>.
-const LEN: usize = 680;
-
-/// `struct kinfo_proc2` of NetBSD, 680 bytes: `p_stat` 360, `p_vm_rssize` 432, `p_vm_dsize` 440,
-/// `p_vm_ssize` 444, `p_vm_vsize` 664 in pages, `p_uutime_sec` 464, `p_ustime_sec` 472,
-/// `p_uru_minflt` 512, `p_uru_majflt` 520. `p_uru_maxrss` is always 0.
+/// `p_uru_maxrss` is always 0.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
-    let process = alive(bytes, LEN, 360, ZOMBIE)?;
+    let process = alive(bytes, at::LEN, at::P_STAT, ZOMBIE)?;
     let pages = |offset| process.counted_u32(offset, page_size);
     Ok(ProcessUsage {
-        virtual_size: pages(664),
-        resident: pages(432),
-        data: pages(440),
-        stack: pages(444),
-        user_time: process.time_u32(464),
-        system_time: process.time_u32(472),
-        minor_faults: process.u64(512),
-        major_faults: process.u64(520),
+        virtual_size: pages(at::P_VM_VSIZE),
+        resident: pages(at::P_VM_RSSIZE),
+        data: pages(at::P_VM_DSIZE),
+        stack: pages(at::P_VM_SSIZE),
+        user_time: process.time_u32(at::P_UUTIME_SEC),
+        system_time: process.time_u32(at::P_USTIME_SEC),
+        minor_faults: process.u64(at::P_URU_MINFLT),
+        major_faults: process.u64(at::P_URU_MAJFLT),
         ..ProcessUsage::default()
     })
 }
@@ -174,7 +168,7 @@ mod tests {
 
     /// Composed from <sys/sysctl.h>.
     fn process() -> Vec<u8> {
-        let mut bytes = std::vec![0xee; LEN];
+        let mut bytes = std::vec![0xee; 680];
         bytes[360] = 2;
         for (offset, value) in [
             (664, 3000u32),

@@ -6,8 +6,8 @@ use super::{
     Detail, MachineUsage, Mapping, MappingKind, NO_LIMIT, PageFigures, PageRun, Process,
     ProcessUsage, Usage, check_buffer, refusal,
 };
-use crate::os::bsd::{CTL_KERN, KERN_PROC_PID};
-use crate::os::openbsd::{KERN_PROC, OpenBsd, OpenBsdCalls};
+use crate::os::bsd::CTL_KERN;
+use crate::os::openbsd::{OpenBsd, OpenBsdCalls, kinfo_proc as at, process_mib};
 use crate::os::unix::{EINVAL, EPERM, RLIMIT_DATA};
 use crate::{Errno, Error, ErrorKind, Os, PageRange};
 
@@ -31,9 +31,9 @@ const ENOMEM: Errno = Errno(12);
 impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
     fn process_usage(&self, process: Process, _detail: Detail) -> Result<ProcessUsage, Error> {
         let kernel = self.kernel();
-        let mut bytes = [0; LEN];
-        let mib = [CTL_KERN, KERN_PROC, KERN_PROC_PID, id(kernel, process), LEN as i32, 1];
-        let usage = decode(ask(kernel, &mib, &mut bytes)?, self.page_size() as u64)?;
+        let mut bytes = [0; at::LEN];
+        let told = ask(kernel, &process_mib(id(kernel, process)), &mut bytes)?;
+        let usage = decode(told, self.page_size() as u64)?;
         Ok(ProcessUsage {
             // There is no RLIMIT_AS.
             virtual_size_limit: Some(NO_LIMIT),
@@ -101,24 +101,19 @@ impl<K: OpenBsdCalls> Usage for OpenBsd<K> {
     }
 }
 
-/// What is asked for of `struct kinfo_proc`, which grows at its end: <sys/sysctl.h>.
-const LEN: usize = 648;
-
-/// `struct kinfo_proc` of OpenBSD, 648 bytes: `p_stat` 304, `p_vm_rssize` 384, `p_vm_dsize` 392,
-/// `p_vm_ssize` 396 in pages, `p_uutime_sec` 420, `p_ustime_sec` 428, `p_uru_maxrss` 440 in KiB,
-/// `p_uru_minflt` 472, `p_uru_majflt` 480. `p_vm_map_size` is left at zero.
+/// `p_vm_map_size` is left at zero.
 fn decode(bytes: &[u8], page_size: u64) -> Result<ProcessUsage, Error> {
-    let process = alive(bytes, LEN, 304, DEAD)?;
+    let process = alive(bytes, at::LEN, at::P_STAT, DEAD)?;
     let pages = |offset| process.counted_u32(offset, page_size);
     Ok(ProcessUsage {
-        resident: pages(384),
-        data: pages(392),
-        stack: pages(396),
-        user_time: process.time_u32(420),
-        system_time: process.time_u32(428),
-        peak_resident: process.counted_u64(440, 1024),
-        minor_faults: process.u64(472),
-        major_faults: process.u64(480),
+        resident: pages(at::P_VM_RSSIZE),
+        data: pages(at::P_VM_DSIZE),
+        stack: pages(at::P_VM_SSIZE),
+        user_time: process.time_u32(at::P_UUTIME_SEC),
+        system_time: process.time_u32(at::P_USTIME_SEC),
+        peak_resident: process.counted_u64(at::P_URU_MAXRSS, 1024),
+        minor_faults: process.u64(at::P_URU_MINFLT),
+        major_faults: process.u64(at::P_URU_MAJFLT),
         ..ProcessUsage::default()
     })
 }
@@ -209,7 +204,7 @@ mod tests {
 
     /// Composed from <sys/sysctl.h>.
     fn process() -> Vec<u8> {
-        let mut bytes = std::vec![0xee; LEN];
+        let mut bytes = std::vec![0xee; 648];
         bytes[304] = 2;
         for (offset, value) in
             [(384, 700u32), (392, 300), (396, 20), (420, 1), (424, 5), (428, 0), (432, 9)]
@@ -271,7 +266,7 @@ mod tests {
 
     /// Entries in a buffer of `LEAST_BUFFER` bytes: six. With less, more pieces.
     fn answers() -> Answers<OpenBsdKernel> {
-        Answers::new().number(&[1, 66, 1, 17, LEN as i32, 1], process()).entries(
+        Answers::new().number(&[1, 66, 1, 17, 648, 1], process()).entries(
             &[1, 80, 17],
             listing(),
             2,

@@ -8,7 +8,7 @@ use crate::calls::{ProcessControl, WriteFiles};
 use crate::huge::{HugePageControl, HugePages, Mode, Scope};
 use crate::os::unix::{EINVAL, ENOMEM, EPERM, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use crate::os::{Os, PageRange};
-use crate::usage::linux as proc;
+use crate::usage::files::read;
 use crate::{Errno, Error, ErrorKind, Limit, Operation};
 
 pub(crate) const PR_SET_THP_DISABLE: i32 = 41;
@@ -42,7 +42,7 @@ impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
         let off = self.kernel.process_control(PR_GET_THP_DISABLE, 0);
         HugePages {
             size: self.huge_page_size(),
-            mode: proc::read(&self.kernel, ENABLED, &mut text).and_then(mode),
+            mode: read(&self.kernel, ENABLED, &mut text).and_then(mode),
             on_for_process: off.ok().map(|off| off == 0),
         }
     }
@@ -79,7 +79,7 @@ impl<K: LinuxCalls + WriteFiles + ProcessControl> HugePageControl for Linux<K> {
             .and_then(|start| NonNull::new(start).ok_or(EINVAL))
             .map_err(|errno| {
                 let mut text = [0; 32];
-                let aside = proc::read(&self.kernel, c"/proc/sys/vm/nr_hugepages", &mut text);
+                let aside = read(&self.kernel, c"/proc/sys/vm/nr_hugepages", &mut text);
                 let aside = aside.and_then(|text| core::str::from_utf8(text).ok());
                 let kind = match (errno, aside.and_then(|text| text.trim().parse().ok())) {
                     (ENOMEM, Some(count)) => ErrorKind::OutOfMemory {

@@ -1,9 +1,8 @@
 //! /proc/PID/maps and /proc/PID/smaps.
 
-use core::ops::Range;
-
 use super::process::{Alive, add_page_figure};
 use crate::calls::Files;
+use crate::os::linux::proc::{addresses, hexadecimal};
 use crate::usage::files::{File, process_refusal};
 use crate::usage::lines::{Lines, field, number};
 use crate::usage::{Detail, Mapping, MappingKind, PageFigures, Process, check_buffer, refusal};
@@ -27,60 +26,6 @@ pub(super) fn mappings(
     let (name, reading) = buffer.split_at_mut(buffer.len() / 2);
     each_mapping(&mut smaps.lines(reading), name, program, each)?;
     alive.same_program()
-}
-
-/// Hands each line of the calling process's maps to `each`, lowest address first: where the mapping
-/// begins and ends, and what follows, cut at 1,000 bytes. `None` if the list cannot be read or is
-/// not what it should be.
-pub(crate) fn mapping_lines(
-    kernel: &impl Files,
-    each: &mut dyn FnMut(usize, usize, &[u8]),
-) -> Option<()> {
-    let maps = File::open(kernel, c"/proc/self/maps").ok()?;
-    let mut buffer = [0; 1024];
-    let mut lines = maps.lines(&mut buffer);
-    while let Some(line) = lines.next().ok()? {
-        let space = line.iter().position(|&byte| byte == b' ')?;
-        let (start, end) = range(&line[..space])?;
-        each(start, end, &line[space + 1..]);
-    }
-    Some(())
-}
-
-/// Whether all of a range of the calling process is mapped with this flag of `VmFlags` in its smaps
-/// (proc_pid_smaps(5), Linux 3.8). `None` if that cannot be read.
-pub(crate) fn has_flag(kernel: &impl Files, range: Range<usize>, flag: &[u8]) -> Option<bool> {
-    let smaps = File::open(kernel, c"/proc/self/smaps").ok()?;
-    let mut buffer = [0; 1024];
-    let mut lines = smaps.lines(&mut buffer);
-    let mut mapping = 0..0;
-    let mut at = range.start;
-    while let Some(line) = lines.next().ok()? {
-        if let Some(header) = Header::parse(line) {
-            mapping = header.start..header.end;
-            if mapping.start > at || at >= range.end {
-                break;
-            }
-        } else if let (true, Some((b"VmFlags", flags))) = (mapping.contains(&at), field(line)) {
-            if !flags.split(|&byte| byte == b' ').any(|found| found == flag) {
-                return Some(false);
-            }
-            at = mapping.end;
-        }
-    }
-    Some(at >= range.end)
-}
-
-fn hexadecimal(text: &[u8]) -> Option<u64> {
-    u64::from_str_radix(core::str::from_utf8(text).ok()?, 16).ok()
-}
-
-/// Two hexadecimal addresses with a dash between them.
-fn range(text: &[u8]) -> Option<(usize, usize)> {
-    let dash = text.iter().position(|&byte| byte == b'-')?;
-    let start = usize::try_from(hexadecimal(&text[..dash])?).ok()?;
-    let end = usize::try_from(hexadecimal(&text[dash + 1..])?).ok()?;
-    (start < end).then_some((start, end))
 }
 
 /// A file as the kernel tells it: device and inode.
@@ -114,7 +59,7 @@ struct Header<'t> {
 impl Header<'_> {
     fn parse(line: &[u8]) -> Option<Header<'_>> {
         let mut fields = line.splitn(6, |&byte| byte == b' ');
-        let (start, end) = range(fields.next()?)?;
+        let (start, end) = addresses(fields.next()?)?;
         let access = fields.next()?.try_into().ok()?;
         let offset = hexadecimal(fields.next()?)?;
         let mut device = fields.next()?.splitn(2, |&byte| byte == b':');
@@ -380,44 +325,5 @@ Rss:                   0 kB
             text.splice(place..(place + damage.len()).min(SMAPS.len()), damage);
             let _ = read(&text, step, 256);
         }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod native {
-    use super::*;
-    use crate::calls::UnixCalls;
-    use crate::os::linux::MADV_RANDOM;
-    use crate::os::{Os, PageRange, ReserveOptions};
-    use crate::{GiveBack, Native, Policy, Protection};
-
-    #[test]
-    fn the_running_kernel_tells_which_range_was_marked() {
-        let (os, page) = (Native::NEW, Native::NEW.page_size());
-        let start = os.reserve(&ReserveOptions::new(8 * page)).unwrap();
-        let part = |at: usize, npages: usize| {
-            PageRange::new(start.as_ptr().wrapping_add(at * page), npages * page)
-        };
-        let marked = |range: PageRange| {
-            let start = range.start.addr();
-            has_flag(os.kernel(), start..start + range.len, b"rr")
-        };
-        assert_eq!(marked(part(0, 8)), Some(false));
-        // SAFETY: reserved here.
-        unsafe {
-            os.map(part(2, 2), Protection::ReadWrite, Policy::DEFAULT).unwrap();
-            os.kernel().madvise(part(1, 4).start, 4 * page, MADV_RANDOM).unwrap();
-        }
-        assert_eq!(marked(part(1, 4)), Some(true), "over more than one mapping");
-        assert_eq!(marked(part(2, 1)), Some(true));
-        assert_eq!(marked(part(0, 2)), Some(false));
-        assert_eq!(marked(part(4, 2)), Some(false));
-        // SAFETY: as above.
-        unsafe {
-            os.unused(part(2, 2), Protection::ReadWrite, GiveBack::Eager, Policy::DEFAULT).unwrap();
-            assert_eq!(marked(part(1, 4)), Some(true));
-            os.free(part(0, 8)).unwrap();
-        }
-        assert_eq!(marked(part(1, 4)), Some(false));
     }
 }
