@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Row;
 use super::windows;
+use super::{KERNELS, Row};
 
 /// FreeBSD, OpenBSD and NetBSD, by their first letters, were seen to answer; DragonFly, dArwin,
 /// illumos and Windows are read.
@@ -102,16 +102,8 @@ pub(crate) fn check<'r>(rows: impl Iterator<Item = &'r Row>) {
         }
     };
     for row in rows {
-        let answers = [
-            ("F", row.freebsd),
-            ("O", row.openbsd),
-            ("N", row.netbsd),
-            ("D", row.dragonfly),
-            ("A", row.darwin),
-            ("I", row.illumos),
-        ];
-        let kernels = answers.iter().filter(|(_, answers)| !answers.is_empty());
-        let kernels: String = kernels.map(|&(kernel, _)| kernel).collect();
+        let kernels = KERNELS.iter().filter(|kernel| !(kernel.answers)(row).is_empty());
+        let kernels: String = kernels.map(|kernel| kernel.letter).collect();
         answer(row.question, &kernels);
     }
     windows::ROWS.iter().for_each(|row| answer(row.question, "W"));

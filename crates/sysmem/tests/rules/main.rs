@@ -15,7 +15,7 @@ mod sizes;
 mod superpages;
 mod windows;
 
-use process::{Process, Running};
+use process::{Numbers, Process, Running};
 use sysmem::sim::{self, Settings};
 
 /// A question, and what each kernel answers: error numbers, zero for success, or what the question
@@ -45,6 +45,26 @@ pub(crate) const UNASKED: Row = Row {
     illumos: &[],
 };
 
+/// A kernel that is asked.
+pub(crate) struct Kernel {
+    pub(crate) letter: char,
+    pub(crate) answers: fn(&Row) -> &'static [i64],
+    start: fn(&Settings) -> Box<dyn Process>,
+}
+
+pub(crate) const KERNELS: [Kernel; 6] = [
+    Kernel { letter: 'F', answers: |row| row.freebsd, start: start::<sim::FreeBsd> },
+    Kernel { letter: 'O', answers: |row| row.openbsd, start: start::<sim::OpenBsd> },
+    Kernel { letter: 'N', answers: |row| row.netbsd, start: start::<sim::NetBsd> },
+    Kernel { letter: 'D', answers: |row| row.dragonfly, start: start::<sim::DragonFly> },
+    Kernel { letter: 'A', answers: |row| row.darwin, start: start::<sim::Darwin> },
+    Kernel { letter: 'I', answers: |row| row.illumos, start: start::<sim::Illumos> },
+];
+
+fn start<S: Numbers>(settings: &Settings) -> Box<dyn Process> {
+    Box::new(Running::<S>::new(settings))
+}
+
 /// The settings of a kernel that says yes wherever it may.
 pub(crate) fn plain(_settings: &mut Settings) {}
 
@@ -59,19 +79,11 @@ fn check(rows: &[Row]) {
             ..Settings::heap(16 << 20)
         };
         (row.settings)(&mut settings);
-        let on = |expected: &[i64], process: &dyn Fn() -> Box<dyn Process>| {
-            if !expected.is_empty() {
-                let process = process();
-                let found = (row.ask)(&*process);
-                assert_eq!(found, expected, "{}: {}", process.name(), row.question);
-            }
-        };
-        on(row.freebsd, &|| Box::new(Running::<sim::FreeBsd>::new(&settings)));
-        on(row.openbsd, &|| Box::new(Running::<sim::OpenBsd>::new(&settings)));
-        on(row.netbsd, &|| Box::new(Running::<sim::NetBsd>::new(&settings)));
-        on(row.dragonfly, &|| Box::new(Running::<sim::DragonFly>::new(&settings)));
-        on(row.darwin, &|| Box::new(Running::<sim::Darwin>::new(&settings)));
-        on(row.illumos, &|| Box::new(Running::<sim::Illumos>::new(&settings)));
+        for kernel in KERNELS.iter().filter(|kernel| !(kernel.answers)(row).is_empty()) {
+            let process = (kernel.start)(&settings);
+            let found = (row.ask)(&*process);
+            assert_eq!(found, (kernel.answers)(row), "{}: {}", process.name(), row.question);
+        }
     }
 }
 

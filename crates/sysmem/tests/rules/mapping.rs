@@ -1,5 +1,14 @@
-use super::process::{ANON, FIXED, GUARD, NONE, PAGE, RW};
+use super::process::{ANON, FIXED, GUARD, NONE, PAGE, Process, RW};
 use super::{Row, UNASKED, plain};
+
+/// Whether a mapping is made where it is asked for: in free space, in a hole inside a mapping.
+fn free_hints(process: &dyn Process) -> Vec<i64> {
+    let place = process.free_place();
+    let start = process.with_hole(9);
+    [place, start + 4 * PAGE]
+        .map(|hint| (process.mmap(hint, PAGE, RW, ANON) == Ok(hint)) as i64)
+        .into()
+}
 
 pub(crate) const MAKING: &[Row] = &[
     Row {
@@ -62,13 +71,7 @@ pub(crate) const MAKING: &[Row] = &[
     Row {
         question: "8f: without randomized addresses: a free hint; a free hole inside a mapping",
         settings: plain,
-        ask: |process| {
-            let place = process.free_place();
-            let start = process.with_hole(9);
-            [place, start + 4 * PAGE]
-                .map(|hint| (process.mmap(hint, PAGE, RW, ANON) == Ok(hint)) as i64)
-                .into()
-        },
+        ask: free_hints,
         freebsd: &[1, 1],
         openbsd: &[1, 1],
         netbsd: &[1, 1],
@@ -79,13 +82,7 @@ pub(crate) const MAKING: &[Row] = &[
     Row {
         question: "8f: with randomized addresses: a free hint; a free hole inside a mapping",
         settings: |settings| settings.aslr = true,
-        ask: |process| {
-            let place = process.free_place();
-            let start = process.with_hole(9);
-            [place, start + 4 * PAGE]
-                .map(|hint| (process.mmap(hint, PAGE, RW, ANON) == Ok(hint)) as i64)
-                .into()
-        },
+        ask: free_hints,
         freebsd: &[0, 0],
         ..UNASKED
     },
