@@ -25,8 +25,6 @@ mod check;
 mod growth;
 mod search;
 
-use search::{first_from, last_before};
-
 const FANOUT: usize = 64;
 const BITS: u32 = FANOUT.ilog2();
 
@@ -323,26 +321,18 @@ impl Tree {
 
     /// The last huge page before `end` that has idle pages.
     pub(crate) fn last_idle(&self, end: usize) -> Option<usize> {
-        let sets = (IDLE_SET, IDLE_SET);
-        // SAFETY: the root of this tree, and its height.
-        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
+        self.last_before(end, (IDLE_SET, IDLE_SET))
     }
 
     /// The last huge page before `end` that is broken and dense.
     pub(crate) fn last_dense_broken(&self, end: usize) -> Option<usize> {
-        let sets = (DENSE_BROKEN_SET, DENSE_BROKEN_SET);
-        // SAFETY: as above.
-        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
+        self.last_before(end, (DENSE_BROKEN_SET, DENSE_BROKEN_SET))
     }
 
     /// The last huge page before `end` that has idle pages, of this partial rank and class.
     pub(crate) fn last_idle_of(&self, rank: usize, class: usize, end: usize) -> Option<usize> {
-        let sets = (set_of(class, rank), IDLE_SET);
-        if !self.has(sets.0) {
-            return None;
-        }
-        // SAFETY: as above.
-        unsafe { last_before(self.root, self.height, self.prefix, sets, end.checked_sub(1)?) }
+        let set = set_of(class, rank);
+        if self.has(set) { self.last_before(end, (set, IDLE_SET)) } else { None }
     }
 
     /// The first of `count` huge pages in a row that are free, at a multiple of `align` of them (a
@@ -369,11 +359,7 @@ impl Tree {
 
     /// The first free huge page from this one on.
     fn free_from(&self, from: usize) -> Option<usize> {
-        let first = |set| {
-            // SAFETY: the root of this tree, and its height.
-            unsafe { first_from(self.root, self.height, self.prefix, set, from) }
-        };
-        match (first(FREE_SET), first(GIVEN_BACK_SET)) {
+        match (self.first_from(from, FREE_SET), self.first_from(from, GIVEN_BACK_SET)) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         }
