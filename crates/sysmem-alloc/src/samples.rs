@@ -127,32 +127,27 @@ impl Registers {
     pub fn here() -> Registers {
         #[allow(unused_mut)]
         let mut registers = Registers::default();
+        #[allow(unused_macros)]
+        macro_rules! read {
+            ($instruction:literal, $stack:literal, $frame:literal) => {
+                // SAFETY: reads registers.
+                unsafe {
+                    core::arch::asm!(
+                        $instruction,
+                        $stack,
+                        $frame,
+                        instruction = out(reg) registers.instruction,
+                        stack = out(reg) registers.stack,
+                        frame = out(reg) registers.frame,
+                        options(nomem, nostack, preserves_flags),
+                    );
+                }
+            };
+        }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: reads registers.
-        unsafe {
-            core::arch::asm!(
-                "lea {instruction}, [rip]",
-                "mov {stack}, rsp",
-                "mov {frame}, rbp",
-                instruction = out(reg) registers.instruction,
-                stack = out(reg) registers.stack,
-                frame = out(reg) registers.frame,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
+        read!("lea {instruction}, [rip]", "mov {stack}, rsp", "mov {frame}, rbp");
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: reads registers.
-        unsafe {
-            core::arch::asm!(
-                "adr {instruction}, .",
-                "mov {stack}, sp",
-                "mov {frame}, x29",
-                instruction = out(reg) registers.instruction,
-                stack = out(reg) registers.stack,
-                frame = out(reg) registers.frame,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
+        read!("adr {instruction}, .", "mov {stack}, sp", "mov {frame}, x29");
         registers
     }
 }

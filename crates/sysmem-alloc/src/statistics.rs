@@ -37,17 +37,17 @@ pub fn try_statistics() -> Option<Statistics> {
 }
 
 fn with_pages(pages: sysmem_pages::Statistics) -> Statistics {
-    let mut all =
-        Statistics { metadata_bytes: METADATA.figures().ready, pages, ..Statistics::default() };
-    for heap in lifecycle::heaps() {
-        let counts = heap.counts();
-        all.allocations += counts.allocations;
-        all.frees += counts.frees;
-        all.requested_bytes += counts.requested_bytes;
-        all.allocated_bytes += counts.allocated_bytes;
-        all.freed_bytes += counts.freed_bytes;
+    let Counts { allocations, frees, requested_bytes, allocated_bytes, freed_bytes } =
+        of_all_heaps(ThreadHeap::counts);
+    Statistics {
+        allocations,
+        frees,
+        requested_bytes,
+        allocated_bytes,
+        freed_bytes,
+        metadata_bytes: METADATA.figures().ready,
+        pages,
     }
-    all
 }
 
 /// How many sizes of blocks there are.
@@ -74,23 +74,29 @@ pub struct ClassStatistics {
 /// the last.
 pub fn class_statistics(class: usize) -> Option<ClassStatistics> {
     let block_bytes = u64::from(CLASSES.get(class)?.block_size);
-    Some(added(block_bytes, |heap| heap.class_counts(class)))
+    Some(of_blocks(block_bytes, |heap| heap.class_counts(class)))
 }
 
 /// The figures of large allocations, which are of no class.
 pub fn large_statistics() -> ClassStatistics {
-    added(0, ThreadHeap::large_counts)
+    of_blocks(0, ThreadHeap::large_counts)
 }
 
-fn added(block_bytes: u64, of_heap: impl Fn(&ThreadHeap) -> Counts) -> ClassStatistics {
-    let mut all = ClassStatistics { block_bytes, ..ClassStatistics::default() };
-    for heap in lifecycle::heaps() {
-        let counts = of_heap(heap);
-        all.allocations += counts.allocations;
-        all.frees += counts.frees;
-        all.requested_bytes += counts.requested_bytes;
-        all.allocated_bytes += counts.allocated_bytes;
-        all.freed_bytes += counts.freed_bytes;
+fn of_blocks(block_bytes: u64, of_heap: impl Fn(&ThreadHeap) -> Counts) -> ClassStatistics {
+    let Counts { allocations, frees, requested_bytes, allocated_bytes, freed_bytes } =
+        of_all_heaps(of_heap);
+    ClassStatistics {
+        block_bytes,
+        allocations,
+        frees,
+        requested_bytes,
+        allocated_bytes,
+        freed_bytes,
     }
+}
+
+fn of_all_heaps(of_heap: impl Fn(&ThreadHeap) -> Counts) -> Counts {
+    let mut all = Counts::default();
+    lifecycle::heaps().for_each(|heap| all += of_heap(heap));
     all
 }
