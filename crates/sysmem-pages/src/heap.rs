@@ -7,6 +7,7 @@ use crate::grow::out_of_memory;
 use crate::lost::is_loss;
 use crate::misuse::{Misuse, MisuseKind};
 use crate::options::{HugePages, Options, ReleaseOnFree};
+use crate::page_cache::Depot;
 use crate::pages::Pages;
 use crate::region::return_reservation;
 use crate::scavenger::Keeper;
@@ -83,6 +84,8 @@ pub struct PageHeap<O: Os + Clone> {
     /// Whether huge pages are asked for: what the options say, unless they were overruled.
     pub(crate) advises: AtomicBool,
     pages: Lock<Pages<O>>,
+    /// What caches exchange; taken after the one on the pages, or alone.
+    pub(crate) depot: Lock<Depot>,
     /// Held while memory is given back, which happens outside the lock on the pages. Always taken
     /// before that one.
     pub(crate) releasing: Lock<()>,
@@ -93,9 +96,16 @@ pub struct PageHeap<O: Os + Clone> {
 impl<O: Os + Clone> PageHeap<O> {
     /// An empty heap. Takes nothing from the system before the first run.
     pub const fn new(os: O, accounts: &'static Accounts, options: Options) -> PageHeap<O> {
-        let (pages, releasing) = (Lock::new(Pages::new()), Lock::new(()));
-        let advises = AtomicBool::new(matches!(options.huge_pages, HugePages::Advise));
-        PageHeap { os, accounts, options, advises, pages, releasing, call: AtomicU32::new(0) }
+        PageHeap {
+            os,
+            accounts,
+            options,
+            advises: AtomicBool::new(matches!(options.huge_pages, HugePages::Advise)),
+            pages: Lock::new(Pages::new()),
+            depot: Lock::new(Depot::new()),
+            releasing: Lock::new(()),
+            call: AtomicU32::new(0),
+        }
     }
 
     /// Overrules what the [`Options`] say of huge pages, for memory that the heap maps from now on:
@@ -282,7 +292,7 @@ impl<O: Os + Clone> PageHeap<O> {
     #[inline]
     pub(crate) fn call_if_due(&self, mut pages: LockGuard<'_, Pages<O>, O>) {
         let Keeper::Asleep { call_above } = pages.keeper else { return };
-        if pages.newly_dense || pages.idle + pages.caches.room > call_above {
+        if pages.newly_dense || pages.idle + self.depot.lock(&self.os).most() > call_above {
             pages.keeper = Keeper::Awake;
             drop(pages);
             self.call_scavenger();
@@ -309,13 +319,16 @@ impl<O: Os + Clone> PageHeap<O> {
 
     /// What is known of the heap at this moment.
     pub fn statistics(&self) -> Statistics {
-        self.lock().statistics(self.page_shift())
+        let pages = self.lock();
+        pages.statistics(&self.depot.lock(&self.os), self.page_shift())
     }
 
     /// What is known of the heap at this moment, without waiting for it: `None` while somebody is at
     /// work on it, who may be the caller in whose middle a signal handler runs.
     pub fn try_statistics(&self) -> Option<Statistics> {
-        Some(self.try_lock()?.statistics(self.page_shift()))
+        let pages = self.try_lock()?;
+        let depot = self.depot.try_lock(&self.os)?;
+        Some(pages.statistics(&depot, self.page_shift()))
     }
 
     /// Holds the heap still across a fork: no thread is in the middle of anything until
@@ -325,6 +338,7 @@ impl<O: Os + Clone> PageHeap<O> {
     pub fn lock_for_fork(&self) {
         self.releasing.lock_for_fork(&self.os);
         self.pages.lock_for_fork(&self.os);
+        self.depot.lock_for_fork(&self.os);
     }
 
     /// Lets the heap go on, in the parent and in the child.
@@ -336,6 +350,7 @@ impl<O: Os + Clone> PageHeap<O> {
     pub unsafe fn unlock_after_fork(&self) {
         // SAFETY: the caller's promise.
         unsafe {
+            self.depot.unlock_after_fork(&self.os);
             self.pages.unlock_after_fork(&self.os);
             self.releasing.unlock_after_fork(&self.os);
         }

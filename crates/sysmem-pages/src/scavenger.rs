@@ -213,7 +213,9 @@ impl Scavenger {
             };
             (self.next_pass, self.awaits_pass) = (now + next, waits);
         }
-        if heap.lock().rest(heap.page_shift(), self.awaits_pass, under_pressure) {
+        let mut pages = heap.lock();
+        let cached = heap.depot.lock(&heap.os).most();
+        if pages.rest(cached, heap.page_shift(), self.awaits_pass, under_pressure) {
             return None;
         }
         Some(self.next_look.saturating_sub(now))
@@ -315,11 +317,12 @@ impl<O: Os + Clone> Pages<O> {
         (kept + (kept / SLACK).max((LEAST_KEPT >> shift) / 2)).min(self.room_for_idle())
     }
 
-    /// Lets the scavenger sleep if there is no more than that, and no huge page may be made whole soon.
-    fn rest(&mut self, shift: u32, awaits_pass: bool, under_pressure: bool) -> bool {
+    /// Lets the scavenger sleep if there is no more than that, with what may be `cached`, and no huge
+    /// page may be made whole soon.
+    fn rest(&mut self, cached: usize, shift: u32, awaits_pass: bool, under_pressure: bool) -> bool {
         let call_above = self.most_rested(shift);
         let awaited = (awaits_pass || self.newly_dense) && !under_pressure;
-        let rests = self.idle + self.caches.room <= call_above && !awaited;
+        let rests = self.idle + cached <= call_above && !awaited;
         if rests {
             self.keeper = Keeper::Asleep { call_above };
             self.newly_dense = false;

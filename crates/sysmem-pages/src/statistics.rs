@@ -2,6 +2,7 @@ use core::time::Duration;
 
 use sysmem::Os;
 
+use crate::page_cache::Depot;
 use crate::pages::Pages;
 
 /// What a page heap says at one moment. The first group is in bytes, the second tells how
@@ -111,12 +112,12 @@ impl Statistics {
 }
 
 impl<O: Os + Clone> Pages<O> {
-    pub(crate) fn statistics(&self, shift: u32) -> Statistics {
+    pub(crate) fn statistics(&self, depot: &Depot, shift: u32) -> Statistics {
         let bytes = |npages: usize| (npages as u64) << shift;
         let (soft_limit, hard_limit) = self.limit_bytes(shift);
         let (npages, mapped) = (self.reserved, self.mapped);
         let (counts, tree) = (&self.counts, &self.tree);
-        let cached = self.caches.npages().min(self.in_use);
+        let cached = (self.caches.npages() + depot.npages()).min(self.in_use);
         let (allocations, frees) = self.caches.counts();
         Statistics {
             in_use: bytes(self.in_use - cached),

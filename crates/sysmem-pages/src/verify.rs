@@ -42,9 +42,10 @@ impl<O: Os + Clone> PageHeap<O> {
     /// For tests and debugging: it holds the lock all the while.
     pub fn verify(&self) -> Result<(), Inconsistency> {
         let pages = self.lock();
+        let depot = self.depot.lock(&self.os);
         let lost = pages.verify_regions(self.page_shift())?;
-        pages.verify_caches(self.page_shift())?;
-        let statistics = pages.statistics(self.page_shift());
+        pages.verify_caches(&depot, self.page_shift())?;
+        let statistics = pages.statistics(&depot, self.page_shift());
         if pages.leaving != 0 || pages.departing != 0 || pages.giving_back_in_use {
             return Ok(());
         }

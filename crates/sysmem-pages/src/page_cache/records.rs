@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::*};
 
 use sysmem::Os;
 
-use super::slots::{self, Slot};
+use super::depot::Depot;
+use super::slots::{self, Cached, Slot};
 use crate::heap::PageHeap;
 use crate::misuse::Misuse;
 use crate::pages::Pages;
@@ -15,11 +16,13 @@ use crate::verify::{Inconsistency, equal};
 /// The lengths of runs that caches hold: this many pages at most.
 pub(crate) const LONGEST: usize = 16;
 
-/// The most runs of one length.
-const SLOTS: usize = 24;
+/// The most runs of one length: as many as make 4 KiB of a record.
+pub(super) const SLOTS: usize = 31;
+
+const _: () = assert!(size_of::<Record>() <= 4096);
 
 /// The most bytes of one length, where that is fewer.
-const BYTES: usize = 1 << 20;
+const BYTES: usize = 2 << 20;
 
 /// The runs that a cache may hold of a length when it is first asked for it, or again after it was
 /// drained. Each time the heap has to be asked it is twice as many.
@@ -32,10 +35,10 @@ pub(crate) struct Record {
     /// Runs handed out and taken back. Only the owner writes; relaxed, because they are figures.
     pub(crate) allocations: AtomicU64,
     pub(crate) frees: AtomicU64,
-    /// How many runs of each length the owner may hold. Changed under the heap's lock only: the
+    /// How many runs of each length the owner may hold. Changed under the depot's lock only: the
     /// owner makes it more, a drainer makes it zero, so that the owner comes to the heap before it
     /// gathers much again.
-    limits: [AtomicU8; LONGEST],
+    pub(super) limits: [AtomicU8; LONGEST],
     guarded: UnsafeCell<Guarded>,
     slots: [[AtomicPtr<u8>; SLOTS]; LONGEST],
 }
@@ -56,8 +59,6 @@ struct Guarded {
 /// The caches of a heap.
 pub(crate) struct Caches {
     first: *const Record,
-    /// The pages that all caches together may hold without coming to the heap.
-    pub(crate) room: usize,
     /// Begins with 1.
     sweep: u64,
     /// A run that was freed twice, or was none, found when nobody could be told.
@@ -82,6 +83,14 @@ impl Record {
         ((BYTES >> shift) / npages).clamp(FIRST_LIMIT as usize, SLOTS) as u8
     }
 
+    /// Makes a limit twice as much; what it was and what it is.
+    pub(super) fn raise_limit(&self, npages: usize, shift: u32) -> (u8, u8) {
+        let before = self.limit(npages);
+        let after = (before * 2).max(FIRST_LIMIT).min(Record::most(npages, shift));
+        self.limits[npages - 1].store(after, Relaxed);
+        (before, after)
+    }
+
     fn operations(&self) -> u64 {
         self.allocations.load(Relaxed).wrapping_add(self.frees.load(Relaxed))
     }
@@ -98,7 +107,11 @@ impl Record {
 
 impl Caches {
     pub(crate) const fn new() -> Caches {
-        Caches { first: ptr::null(), room: 0, sweep: 0, misuse: None }
+        Caches { first: ptr::null(), sweep: 0, misuse: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_null()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Record> {
@@ -157,21 +170,6 @@ impl Caches {
         })
     }
 
-    /// Lets a cache hold more runs of a length, if it does not hold the most already.
-    pub(crate) fn raise_limit(&mut self, record: &Record, npages: usize, shift: u32) -> u8 {
-        let before = record.limit(npages);
-        let after = (before * 2).max(FIRST_LIMIT).min(Record::most(npages, shift));
-        record.limits[npages - 1].store(after, Relaxed);
-        self.room += (after - before) as usize * npages;
-        after
-    }
-
-    /// Says that a cache is in use, whatever its counts say.
-    pub(crate) fn touch(&mut self, record: &Record) {
-        // SAFETY: `&mut self` stands for the lock.
-        unsafe { (*record.guarded.get()).seen = u64::MAX };
-    }
-
     /// The next cache that this sweep has not come by and that is idle: nothing was done with it
     /// since the sweep before. With `all`, whether idle or not.
     fn next_of_sweep(&mut self, sweep: u64, all: bool) -> Option<*const Record> {
@@ -193,13 +191,12 @@ impl Caches {
 
 impl<O: Os + Clone> Pages<O> {
     /// Takes back every run of a cache; how many pages that is.
-    pub(crate) fn drain(&mut self, record: &Record, shift: u32) -> usize {
+    pub(crate) fn drain(&mut self, record: &Record, heap: &PageHeap<O>) -> usize {
         let mut drained = 0;
         for npages in 1..=LONGEST {
-            let limit = record.limits[npages - 1].swap(0, Relaxed);
-            self.caches.room -= limit as usize * npages;
+            heap.depot.lock(&heap.os).drop_limit(record, npages);
             slots::take_all(record.slots(npages), |run| {
-                match self.take_back(run.start(), npages, shift) {
+                match self.take_back(run.start(), npages, heap.page_shift()) {
                     Ok(()) => drained += npages,
                     Err(misuse) => self.caches.misuse = Some(misuse),
                 }
@@ -208,20 +205,23 @@ impl<O: Os + Clone> Pages<O> {
         drained
     }
 
-    /// Holds caches against the heap: runs in caches are in use for it.
-    pub(crate) fn verify_caches(&self, shift: u32) -> Result<(), Inconsistency> {
+    /// Holds caches and depot against the heap: what they have is in use for it.
+    pub(crate) fn verify_caches(&self, depot: &Depot, shift: u32) -> Result<(), Inconsistency> {
+        let is_run = |(run, npages): (Cached, usize)| {
+            let is_run = self.run_at(run.start(), npages, shift).is_ok();
+            let address = run.start().addr().get();
+            equal("a run in a cache that is in use", address, is_run as u64, 1)
+        };
         let mut room = 0;
         for record in self.caches.iter() {
             for npages in 1..=LONGEST {
                 room += record.limit(npages) as usize * npages;
-                for run in record.slots(npages).iter().filter_map(Slot::look) {
-                    let is_run = self.run_at(run.start(), npages, shift).is_ok();
-                    let address = run.start().addr().get();
-                    equal("a run in a cache that is in use", address, is_run as u64, 1)?;
-                }
+                let mut runs = record.slots(npages).iter().filter_map(Slot::look);
+                runs.try_for_each(|run| is_run((run, npages)))?;
             }
         }
-        equal("pages that caches may hold", 0, self.caches.room as u64, room as u64)
+        depot.runs().try_for_each(is_run)?;
+        depot.verify(room)
     }
 }
 
@@ -232,12 +232,13 @@ impl<O: Os + Clone> PageHeap<O> {
         self.sweep_caches(true)
     }
 
-    /// Takes back the runs of caches that are idle since the last sweep, or of all.
+    /// Takes back the runs of caches that are idle since the last sweep, and of lengths that no cache
+    /// came to the depot for, or of all.
     pub(crate) fn sweep_caches(&self, all: bool) -> usize {
         let mut drained = 0;
         let mut sweep = None;
+        // The lock is let go of after each cache that had something, and after each length.
         loop {
-            // The lock is let go of after each cache that had something.
             let mut pages = self.lock();
             let sweep = *sweep.get_or_insert_with(|| {
                 pages.caches.sweep += 1;
@@ -245,7 +246,10 @@ impl<O: Os + Clone> PageHeap<O> {
             });
             let Some(record) = pages.caches.next_of_sweep(sweep, all) else { break };
             // SAFETY: in the list, so alive as long as the lock is held.
-            drained += pages.drain(unsafe { &*record }, self.page_shift());
+            drained += pages.drain(unsafe { &*record }, self);
+        }
+        for npages in 1..=LONGEST {
+            drained += self.lock().drain_depot(self, npages, !all);
         }
         drained << self.page_shift()
     }
