@@ -9,6 +9,9 @@ pub enum Occasion {
     /// Pages were taken from the page heap or returned to it, or there were many allocations that
     /// had to look for another span. More of that is to be expected.
     Busy,
+    /// As `Busy`, and what the calling thread took and returned differs by 1 MiB or more since it
+    /// last said so.
+    Moved,
     /// The scavenger has given back what it wanted to: memory stays as it is for a while.
     Settled,
 }

@@ -4,7 +4,6 @@ use core::ptr::{self, NonNull};
 
 use sysmem_pages::PAGE;
 
-use crate::hook::Occasion;
 use crate::scavenger::After;
 use crate::size_class::NO_CLASS;
 use crate::span::{LARGE, Span};
@@ -47,7 +46,7 @@ fn allocate_with_room(
     span.sample.set(sampling::large(heap, size, len));
     count_allocation(heap, size, len);
     scavenger::start_if_due(After::Allocation);
-    hook::call(Occasion::Busy);
+    hook::call(heap.occasion());
     (span.start.get(), zeroed)
 }
 
@@ -80,7 +79,10 @@ fn take_run(
     let new = unsafe { span.as_ref() }?;
     let run = match room {
         0 => heap.take_run(npages, align),
-        room => PAGES.allocate_with_room(npages, align.max(PAGE), crate::npages(room)),
+        room => {
+            let run = PAGES.allocate_with_room(npages, align.max(PAGE), crate::npages(room));
+            run.inspect(|_| heap.note_moved(npages as isize))
+        }
     };
     let Ok(run) = run else {
         heap.give_span(span);
@@ -122,7 +124,7 @@ pub(crate) unsafe fn free(heap: &ThreadHeap, span: &Span, address: *mut u8) {
         misuse::double_free(address);
     }
     scavenger::start_if_due(After::Free);
-    hook::call(Occasion::Busy);
+    hook::call(heap.occasion());
 }
 
 /// Makes a large allocation `size` bytes long where it is, if that can be.
@@ -139,24 +141,28 @@ pub(crate) unsafe fn resize_in_place(heap: &ThreadHeap, span: &Span, size: usize
     if span.class.get() != NO_CLASS {
         return false;
     }
-    if wanted < len {
+    if wanted != len {
+        let (before, after) = (npages(len), npages(wanted));
         // SAFETY: the pages are the caller's, who gives up those past the new end.
-        if unsafe { PAGES.shrink(start, npages(len), npages(wanted)) }.is_err() {
+        if wanted < len && unsafe { PAGES.shrink(start, before, after) }.is_err() {
             misuse::double_free(start.as_ptr());
         }
-    } else if wanted > len {
         // SAFETY: the pages are the caller's.
-        if unsafe { PAGES.extend(start, npages(len), npages(wanted)) }.is_none() {
+        if wanted > len && unsafe { PAGES.extend(start, before, after) }.is_none() {
             return false;
         }
+        span.len.set(wanted);
+        heap.note_moved(after as isize - before as isize);
     }
-    span.len.set(wanted);
     // As if it had been freed and allocated anew.
     sampling::freed(span.sample.get());
     span.sample.set(sampling::large(heap, size, wanted));
     count_free(heap, len);
     count_allocation(heap, size, wanted);
     scavenger::start_if_due(if wanted < len { After::Free } else { After::Allocation });
+    if wanted != len {
+        hook::call(heap.occasion());
+    }
     true
 }
 

@@ -18,7 +18,6 @@ use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering::*};
 use sysmem::native::set_errno_out_of_memory;
 
 use crate::gate::Gate;
-use crate::hook::Occasion;
 use crate::page_map::NOTHING;
 use crate::scavenger::{self, After};
 use crate::size_class::{self, CLASSES};
@@ -316,7 +315,7 @@ impl ThreadHeap {
         if finds_next {
             scavenger::start_if_due(After::Allocation);
             if self.is_worth_telling() {
-                hook::call(Occasion::Busy);
+                hook::call(self.occasion());
             }
         }
         block
@@ -460,7 +459,7 @@ impl ThreadHeap {
     fn after_free(&self, span: &Span, block: *mut u8) {
         if self.sort_in(span, block) {
             scavenger::start_if_due(After::Free);
-            hook::call(Occasion::Busy);
+            hook::call(self.occasion());
         }
     }
 }

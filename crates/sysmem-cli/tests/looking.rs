@@ -361,6 +361,23 @@ fn stat_tells_of_the_heap(pid: &str) {
     }
 }
 
+#[test]
+fn what_a_small_heap_frees_at_once_is_seen_though_the_program_does_nothing_after() {
+    let mut command = sysmem_run();
+    command.args(["--quiet", "--"]).arg(compile("frees_at_once.c", &[]));
+    let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    read_until(run.stdout.as_mut().unwrap(), "ready\n");
+    let pid = child_of(run.id()).expect("the program runs").to_string();
+    let stat = json("stat", &["--json", &pid]);
+    let map = json("map", &["--json", &pid]);
+    drop(run.stdin.take());
+    assert!(run.wait().unwrap().success());
+    for heap in [&stat["heap"], &map["page_heap"]] {
+        let told = |name: &str| heap[name].as_u64().unwrap_or_else(|| panic!("{heap:#}"));
+        assert!(told("in_use_bytes") < 4 * MIB && told("free_bytes") > 20 * MIB, "{heap:#}");
+    }
+}
+
 /// A command of sysmem as a user who may do nothing; `None` if this user may not become another.
 fn as_nobody(name: &str, arguments: &[&str]) -> Option<Output> {
     use std::os::unix::process::CommandExt;

@@ -27,6 +27,13 @@ const HEAP_EVERY_NS: u64 = 10_000_000;
 /// The same when memory stays as it is for a while, so that what is published is what stays.
 const SETTLED_EVERY_NS: u64 = 1_000_000;
 
+/// What publishing more often than that may take: one part of the time in so many, four tenths of a
+/// millisecond at once where little was taken before. No publication counts for more than what the
+/// usual pause pays for: its thread may have lost the processor meanwhile.
+const SHARE: u64 = 500;
+const AT_ONCE_NS: u64 = 400_000;
+const MOST_NS: u64 = HEAP_EVERY_NS / SHARE;
+
 /// How often the kernel's figures are read at most, and those of each size. Rarely: while the file
 /// is open it takes up the lowest free descriptor, which another thread may be about to count on.
 const KERNEL_EVERY_NS: u64 = 1_000_000_000;
@@ -38,6 +45,8 @@ static FIGURES: AtomicPtr<Figures> = AtomicPtr::new(ptr::null_mut());
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 static HEAP_DUE_NS: AtomicU64 = AtomicU64::new(0);
 static KERNEL_DUE_NS: AtomicU64 = AtomicU64::new(0);
+/// When what was spent on publishing is its share of the time.
+static PAID_NS: AtomicU64 = AtomicU64::new(0);
 /// What was reserved in all when it was last told whose it is.
 static TOLD_RESERVED: AtomicU64 = AtomicU64::new(0);
 /// What had been counted when this process was forked: it belongs to the parent.
@@ -85,24 +94,31 @@ pub fn publish_if_due(occasion: Occasion) {
         return;
     }
     let now = clock_ns(libc::CLOCK_MONOTONIC_COARSE);
-    let settled = occasion == Occasion::Settled && is_settled(now);
-    if !falls_due(&HEAP_DUE_NS, now, HEAP_EVERY_NS) && !settled {
+    let early = match occasion {
+        Occasion::Busy => false,
+        Occasion::Moved => now >= PAID_NS.load(Ordering::Relaxed),
+        Occasion::Settled => is_settled(now),
+    };
+    if !falls_due(&HEAP_DUE_NS, now, HEAP_EVERY_NS) && !early {
         return;
     }
     keeping_errno(|| {
         let Some(slot) = own_slot() else { return };
+        let began = clock_ns(libc::CLOCK_MONOTONIC);
         let heap = store_heap(slot);
         // The scavenger opens no files: its rights may be others than the program's by now.
-        let rarely = occasion == Occasion::Busy && falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
+        let rarely =
+            occasion != Occasion::Settled && falls_due(&KERNEL_DUE_NS, now, KERNEL_EVERY_NS);
         if rarely {
             store_kernel(slot, false);
         }
-        if rarely || settled {
+        if rarely || early {
             store_classes(slot);
         }
         if let (Some(heap), Some(figures)) = (heap, figures_file()) {
-            picture::draw_if_due(figures, slot, &heap, rarely || settled);
+            picture::draw_if_due(figures, slot, &heap, rarely || early);
         }
+        pay(clock_ns(libc::CLOCK_MONOTONIC), began);
     });
 }
 
@@ -333,6 +349,13 @@ fn class_figures(class: usize) -> ClassFigures {
 fn is_settled(now: u64) -> bool {
     let published = HEAP_DUE_NS.load(Ordering::Relaxed).saturating_sub(HEAP_EVERY_NS);
     now >= published + SETTLED_EVERY_NS
+}
+
+/// Counts the time that a publication took. Of two at once one may be forgotten.
+fn pay(now: u64, began: u64) {
+    let cost = (now - began).min(MOST_NS);
+    let paid = PAID_NS.load(Ordering::Relaxed).max(now.saturating_sub(AT_ONCE_NS * SHARE));
+    PAID_NS.store(paid + cost * SHARE, Ordering::Relaxed);
 }
 
 /// Stores what the kernel says. The walk over all pages that tells huge pages from small ones

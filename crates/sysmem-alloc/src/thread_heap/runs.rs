@@ -5,7 +5,7 @@
 //! it: threads that only ever need more have none. What is in the cache while the thread is idle goes
 //! to the page heap by the scavenger of that, without a visit to this one.
 
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -14,12 +14,20 @@ use sysmem_pages::{Misuse, PAGE, PageCache, Run};
 
 use super::{LIVE, ThreadHeap};
 use crate::PAGES;
+use crate::hook::Occasion;
 
-pub(super) struct Runs(UnsafeCell<Option<PageCache<'static, Native>>>);
+/// How many pages make a difference that the hook is told of: 1 MiB, where pages have 8 KiB.
+const MUCH: usize = (1 << 20) / PAGE;
+
+pub(super) struct Runs {
+    cache: UnsafeCell<Option<PageCache<'static, Native>>>,
+    /// Pages taken less pages given back, since the hook was last told that they are many.
+    moved: Cell<isize>,
+}
 
 impl Runs {
     pub(super) const fn new() -> Runs {
-        Runs(UnsafeCell::new(None))
+        Runs { cache: UnsafeCell::new(None), moved: Cell::new(0) }
     }
 
     /// # Safety
@@ -28,7 +36,7 @@ impl Runs {
     #[expect(clippy::mut_from_ref)] // The caller's promise.
     unsafe fn cache(&self) -> &mut Option<PageCache<'static, Native>> {
         // SAFETY: whoever has the heap is alone with it.
-        unsafe { &mut *self.0.get() }
+        unsafe { &mut *self.cache.get() }
     }
 }
 
@@ -36,10 +44,14 @@ impl ThreadHeap {
     /// A run of pages at a multiple of `align` bytes.
     pub(crate) fn take_run(&self, npages: usize, align: usize) -> Result<Run, Error> {
         // SAFETY: the caller has the heap, and the page heap calls nobody.
-        match unsafe { self.runs.cache() } {
+        let run = match unsafe { self.runs.cache() } {
             Some(cache) => cache.allocate(npages, align.max(PAGE)),
             None => PAGES.allocate(npages, align.max(PAGE)),
+        };
+        if run.is_ok() {
+            self.note_moved(npages as isize);
         }
+        run
     }
 
     /// Gives a run back.
@@ -49,6 +61,7 @@ impl ThreadHeap {
     /// Nobody uses it any more, and it came from [`take_run`](ThreadHeap::take_run) of any heap, or
     /// from the page heap.
     pub(crate) unsafe fn give_run(&self, start: NonNull<u8>, npages: usize) -> Result<(), Misuse> {
+        self.note_moved(-(npages as isize));
         // SAFETY: as above.
         let cache = unsafe { self.runs.cache() };
         let is_short = npages <= PageCache::<Native>::LONGEST;
@@ -61,6 +74,20 @@ impl ThreadHeap {
             // SAFETY: as above.
             None => unsafe { PAGES.free(start, npages) },
         }
+    }
+
+    /// Counts pages that were taken, or if negative given back, by this heap's thread.
+    pub(crate) fn note_moved(&self, npages: isize) {
+        self.runs.moved.set(self.runs.moved.get() + npages);
+    }
+
+    /// What there is to tell the hook, which is called now.
+    pub(crate) fn occasion(&self) -> Occasion {
+        if self.runs.moved.get().unsigned_abs() < MUCH {
+            return Occasion::Busy;
+        }
+        self.runs.moved.set(0);
+        Occasion::Moved
     }
 
     /// Does without a cache from now on: no thread will run the heap for a while.
