@@ -6,7 +6,7 @@
 //! cache line: the free pages, the counts, and whether the other sets need to be looked at.
 
 use crate::bits::{Bits, PAGES};
-use crate::standing::Standing;
+use crate::standing::{DENSE, Standing};
 
 /// What is known of each page. All zeros: no page is mapped yet.
 ///
@@ -106,6 +106,12 @@ impl Block {
     #[inline]
     pub(crate) fn in_use_broken(&self) -> usize {
         if self.broken { self.in_use() } else { 0 }
+    }
+
+    /// Whether it is broken, and dense since the last `taken` pages are in use.
+    #[inline]
+    pub(crate) fn is_newly_dense(&self, taken: usize) -> bool {
+        self.broken && self.in_use() >= DENSE && self.in_use() - taken < DENSE
     }
 
     /// Whether no page is backed.

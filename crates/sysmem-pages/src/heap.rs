@@ -168,7 +168,6 @@ impl<O: Os + Clone> PageHeap<O> {
         let room = room.min((isize::MAX as usize >> shift) - npages);
         let (mut pages, run) = self.take_run(npages, align_pages, room)?;
         pages.counts.allocations += 1;
-        self.call_if_due(pages);
         Ok(run)
     }
 
@@ -259,7 +258,6 @@ impl<O: Os + Clone> PageHeap<O> {
         }
         let zeroed = pages.hand_out(self, from, added).ok()?;
         pages.counts.extensions += 1;
-        self.call_if_due(pages);
         Some(zeroed)
     }
 
@@ -288,11 +286,11 @@ impl<O: Os + Clone> PageHeap<O> {
         Ok(())
     }
 
-    /// After pages were handed out, calls for a scavenger that sleeps. Lets go of the lock.
+    /// After runs were handed to a cache, calls for a scavenger that sleeps. Lets go of the lock.
     #[inline]
     pub(crate) fn call_if_due(&self, mut pages: LockGuard<'_, Pages<O>, O>) {
         let Keeper::Asleep { call_above } = pages.keeper else { return };
-        if pages.newly_dense || pages.idle + self.depot.lock(&self.os).most() > call_above {
+        if pages.idle + self.depot.lock(&self.os).most() > call_above {
             pages.keeper = Keeper::Awake;
             drop(pages);
             self.call_scavenger();

@@ -13,7 +13,7 @@ use crate::misuse::{Misuse, MisuseKind};
 use crate::page_cache::Caches;
 use crate::region::Regions;
 use crate::scavenger::Keeper;
-use crate::standing::{DENSE, WHOLE, WHOLE_CLASS, class_of};
+use crate::standing::{WHOLE, WHOLE_CLASS, class_of};
 use crate::statistics::ScavengerWork;
 use crate::tree::{Place, Tree};
 
@@ -261,18 +261,28 @@ impl<O: Os + Clone> Pages<O> {
         }
         let (mut zeroed, mut dense) = (true, false);
         self.change(one, first, npages, |block, at, len| {
-            let before = block.in_use_broken();
             zeroed &= block.take(at, len, look);
-            dense |= before < DENSE && block.in_use_broken() >= DENSE;
+            dense |= block.is_newly_dense(len);
         });
         if dense {
-            self.newly_dense = self.makes_whole;
+            self.note_dense(heap);
         }
         self.idle -= npages;
         self.in_use += npages;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
         self.peak_since_look = self.peak_since_look.max(self.in_use);
         Ok(zeroed)
+    }
+
+    /// After pages were handed out of a broken huge page that is dense now: a scavenger that sleeps is
+    /// called, where the system makes such whole.
+    #[cold]
+    fn note_dense(&mut self, heap: &PageHeap<O>) {
+        self.newly_dense = self.makes_whole;
+        if self.makes_whole && matches!(self.keeper, Keeper::Asleep { .. }) {
+            self.keeper = Keeper::Awake;
+            heap.call_scavenger();
+        }
     }
 
     #[cold]
