@@ -1,7 +1,7 @@
 //! Where the allocator lies that the command preloads.
 
 use crate::elf::Elf;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, why};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -30,7 +30,7 @@ impl Library {
             Some(path) => Self::open(path),
             None => {
                 let command = std::env::current_exe().map_err(|error| {
-                    Refusal::own(format!("cannot tell where this command lies: {error}"))
+                    Refusal::own(format!("cannot tell where this command lies: {}", why(&error)))
                 })?;
                 Self::find_beside(command.parent().unwrap_or(Path::new("/")))
             }
@@ -56,8 +56,8 @@ impl Library {
             Refusal::own(format!("cannot preload the allocator {}: {why}", path.display()))
         };
         // From the root: the program may change its directory before it starts another.
-        let path = path.canonicalize().map_err(|error| cannot(error.to_string()))?;
-        let file = File::open(&path).map_err(|error| cannot(error.to_string()))?;
+        let path = path.canonicalize().map_err(|error| cannot(self::why(&error)))?;
+        let file = File::open(&path).map_err(|error| cannot(self::why(&error)))?;
         let elf = Elf::read(file).ok_or_else(|| cannot("it is no ELF library".into()))?;
         if path.as_os_str().as_bytes().iter().any(|byte| b": \t\n".contains(byte)) {
             let why = "LD_PRELOAD cannot express a path with a space or a colon in it; name a copy \

@@ -1,10 +1,10 @@
 //! `sysmem map`: what the address space of a process is made of.
 
 use crate::figures::{Image, published};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, why};
 use crate::report::{HeapCell, HeapMap};
 use crate::run::monotonic_ns;
-use crate::stat::{VERSION, name_of, refused};
+use crate::stat::{VERSION, memoryless, name_of, refused};
 use crate::{MapArguments, picture, text};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -220,12 +220,15 @@ pub fn map(arguments: &MapArguments) -> Result<(), Refusal> {
         return picture::write(pid, file);
     }
     let map = look(pid).map_err(|error| refused(Some(pid), &error))?;
+    if map.groups.is_empty() {
+        return Err(memoryless(pid));
+    }
     let page = match arguments.json {
         true => serde_json::to_string_pretty(&map).unwrap_or_default() + "\n",
         false => human(&map),
     };
     let written = io::stdout().lock().write_all(page.as_bytes());
-    written.map_err(|error| Refusal::unseen(format!("cannot write the map: {error}")))
+    written.map_err(|error| Refusal::unseen(format!("cannot write the map: {}", why(&error))))
 }
 
 /// The address space of a process as it is now.

@@ -206,10 +206,15 @@ pub fn heap(labels: Vec<(&'static str, String)>, age: Duration, heap: &HeapFigur
     let grows = |figure: Figure| Figure { counter: true, ..figure };
     let cpu_time = Duration::from_nanos(heap.scavenger_cpu_ns);
     let figures = vec![
-        Figure { counter: false, ..time("age", "published", "so long ago", Some(age)) },
+        Figure { counter: false, ..time("age", "published", "ago", Some(age)) },
         bytes("in_use", "in use", "objects, and caches for them", Some(heap.in_use_bytes)),
         bytes("free", "free", "backed by memory, ready for use", Some(heap.free_bytes)),
-        bytes("given_back", "given back", "address space of it", Some(heap.given_back_bytes)),
+        bytes(
+            "given_back",
+            "given back",
+            "address space without memory",
+            Some(heap.given_back_bytes),
+        ),
         bytes("metadata", "metadata", "", Some(heap.metadata_bytes)),
         bytes("heap_reserved", "address space", "", Some(heap.heap_reserved_bytes)),
         count("mappings", "  in mappings", "", Some(heap.mappings)),

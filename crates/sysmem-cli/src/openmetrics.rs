@@ -20,9 +20,14 @@ pub fn render(sections: &[Section]) -> String {
             let labels = labels(section.labels.iter().chain(&words));
             let _ = writeln!(text, "{name}_info{labels} 1");
         }
+        // A label is indented below that of what it is part of.
+        let mut label: Vec<&str> = Vec::new();
         for figure in &section.figures {
+            let own = figure.label.trim_start();
+            label.truncate((figure.label.len() - own.len()) / 2);
+            label.push(own);
             if let Some(value) = figure.value {
-                family(&mut text, section, figure, value);
+                family(&mut text, section, figure, &label.join(", "), value);
             }
         }
     }
@@ -30,7 +35,7 @@ pub fn render(sections: &[Section]) -> String {
     text
 }
 
-fn family(text: &mut String, section: &Section, figure: &Figure, value: u64) {
+fn family(text: &mut String, section: &Section, figure: &Figure, label: &str, value: u64) {
     // Base units only; a unit is the end of the name.
     let (unit, value) = match (figure.unit, value) {
         (Unit::Bytes, NO_LIMIT) => ("bytes", "+Inf".to_owned()),
@@ -51,8 +56,7 @@ fn family(text: &mut String, section: &Section, figure: &Figure, value: u64) {
         let _ = writeln!(text, "# UNIT {name} {unit}");
     }
     let remark = figure.remark;
-    let help = figure.label.trim_start();
-    let help = if remark.is_empty() { help.to_owned() } else { format!("{help}: {remark}") };
+    let help = if remark.is_empty() { label.to_owned() } else { format!("{label}: {remark}") };
     let _ = writeln!(text, "# HELP {name} {}", escaped(&help));
     let total = if figure.counter { "_total" } else { "" };
     let _ = writeln!(text, "{name}{total}{} {value}", labels(section.labels.iter()));

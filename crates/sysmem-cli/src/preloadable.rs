@@ -5,7 +5,7 @@
 //! the interpreter that the kernel will load for it.
 
 use crate::elf::{Elf, Target};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, why};
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, getxattr, statvfs};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -61,8 +61,8 @@ fn executable(path: &Path) -> Result<(), Refusal> {
     let cannot = |why: String| format!("cannot run {}: {why}", path.display());
     let about = std::fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Refusal::not_found(cannot("no such file".into())),
-        std::io::ErrorKind::NotADirectory => Refusal::not_found(cannot(error.to_string())),
-        _ => Refusal::cannot_run(cannot(error.to_string())),
+        std::io::ErrorKind::NotADirectory => Refusal::not_found(cannot(self::why(&error))),
+        _ => Refusal::cannot_run(cannot(self::why(&error))),
     })?;
     if about.is_dir() {
         return Err(Refusal::cannot_run(cannot("it is a directory".into())));

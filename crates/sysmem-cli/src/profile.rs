@@ -11,7 +11,7 @@ mod pprof;
 mod symbols;
 
 use crate::figures::Image;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, cannot_write, why};
 use modules::{Files, Walker};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
@@ -119,15 +119,12 @@ impl Profiler {
     /// Makes the file of samples, and those in which the profile is to be written.
     pub fn create(interval: Option<u64>, out: &[PathBuf], library: &Path) -> Result<Self, Refusal> {
         let cannot =
-            |error: io::Error| Refusal::own(format!("cannot make the file for samples: {error}"));
+            |error| Refusal::own(format!("cannot make the file for samples: {}", why(&error)));
         let out = out
             .iter()
             .map(|path| match File::create(path) {
                 Ok(file) => Ok((path.clone(), file)),
-                Err(error) => {
-                    let path = path.display();
-                    Err(Refusal::own(format!("cannot write the profile to {path}: {error}")))
-                }
+                Err(error) => Err(Refusal::own(cannot_write("the profile", path, &error))),
             })
             .collect::<Result<_, _>>()?;
         let (interval, least_time_ns) = match interval {
@@ -262,10 +259,7 @@ impl Profiler {
                 false => pprof::render(&profile),
             };
             if let Err(error) = bytes.and_then(|bytes| file.write_all(&bytes)) {
-                notes.push(format!(
-                    "the profile could not be written to {}: {error}",
-                    path.display()
-                ));
+                notes.push(cannot_write("the profile", &path, &error));
             }
         }
         notes

@@ -1,5 +1,8 @@
 //! Why something was refused, and the status that says so.
 
+use std::io;
+use std::path::Path;
+
 /// The command itself failed, as with env(1) and timeout(1).
 pub const OWN_FAILURE: i32 = 125;
 /// A process could not be looked at.
@@ -34,4 +37,21 @@ impl Refusal {
     pub fn not_found(reason: String) -> Self {
         Self { status: NOT_FOUND, reason }
     }
+}
+
+/// What the system says went wrong, without its number for it.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error ").next().unwrap_or_default().to_owned()
+}
+
+/// Why something that was asked for cannot be written to a file.
+pub fn cannot_write(what: &str, path: &Path, error: &io::Error) -> String {
+    let folder =
+        path.parent().filter(|folder| error.kind() == io::ErrorKind::NotFound && !folder.exists());
+    let why = match folder {
+        Some(folder) => format!("there is no folder {}", folder.display()),
+        None => why(error),
+    };
+    format!("cannot write {what} to {}: {why}", path.display())
 }

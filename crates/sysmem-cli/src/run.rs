@@ -6,7 +6,7 @@ use crate::library::Library;
 use crate::page;
 use crate::preloadable;
 use crate::profile::Profiler;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, cannot_write, why};
 use crate::report::{Published, Report};
 use crate::sample::{Sampled, Sampler};
 use crate::signals::{self, Signals};
@@ -20,7 +20,7 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use sysmem_alloc::figures::VARIABLE;
@@ -55,11 +55,13 @@ pub fn run(arguments: &RunArguments) -> Result<End, Refusal> {
     let library = Library::find(arguments.library.as_deref())?;
     let path = preloadable::find(name, search)?;
     preloadable::check(&path, library.elf.target, search)?;
+    distinct(arguments)?;
     // Made before the program runs, so that a wrong name does not cost a long run.
     let json = arguments.json.as_deref().map(create).transpose()?;
     let page = arguments.report.as_deref().map(create).transpose()?;
-    let mut figures = FiguresFile::create()
-        .map_err(|error| Refusal::own(format!("cannot make the file for figures: {error}")))?;
+    let mut figures = FiguresFile::create().map_err(|error| {
+        Refusal::own(format!("cannot make the file for figures: {}", why(&error)))
+    })?;
 
     let mut profiler = match &arguments.profile[..] {
         [] => None,
@@ -135,7 +137,7 @@ fn start(
         });
     }
     let child = command.spawn().map_err(|error| {
-        let reason = format!("cannot run {}: {error}", path.display());
+        let reason = format!("cannot run {}: {}", path.display(), why(&error));
         match error.kind() {
             io::ErrorKind::NotFound => Refusal::not_found(reason),
             _ => Refusal::cannot_run(reason),
@@ -163,7 +165,7 @@ fn watch(
         let taken = signals.take(wait);
         while let Some(change) = next_change() {
             let change = change.map_err(|error| {
-                Refusal::own(format!("lost the program while waiting for it: {error}"))
+                Refusal::own(format!("lost the program while waiting for it: {}", why(&error)))
             })?;
             // Other children are orphans that came to this command as process 1 of a container, or
             // children of the shell that it replaced.
@@ -249,20 +251,27 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// Refuses a file that is named twice: what is written first would be lost.
+fn distinct(arguments: &RunArguments) -> Result<(), Refusal> {
+    let RunArguments { json, report, profile, .. } = arguments;
+    let files: Vec<&PathBuf> = json.iter().chain(report).chain(profile).collect();
+    let twice = (1..files.len()).find(|&place| files[..place].contains(&files[place]));
+    twice.map_or(Ok(()), |place| {
+        let name = files[place].display();
+        Err(Refusal::own(format!("two things are to be written to {name}: give each a name")))
+    })
+}
+
 fn create(path: &Path) -> Result<(File, &Path), Refusal> {
     match File::create(path) {
         Ok(file) => Ok((file, path)),
-        Err(error) => Err(cannot_write(path, &error)),
+        Err(error) => Err(Refusal::own(cannot_write("the report", path, &error))),
     }
 }
 
 /// A report that was asked for and could not be written is not worth the program's status.
 fn write_out(mut file: File, path: &Path, text: &[u8]) {
     if let Err(error) = file.write_all(text) {
-        let _ = writeln!(io::stderr(), "sysmem: {}", cannot_write(path, &error).reason);
+        let _ = writeln!(io::stderr(), "sysmem: {}", cannot_write("the report", path, &error));
     }
-}
-
-fn cannot_write(path: &Path, error: &io::Error) -> Refusal {
-    Refusal::own(format!("cannot write the report to {}: {error}", path.display()))
 }

@@ -2,7 +2,7 @@
 
 use crate::figures::published;
 use crate::measured::{self, Section, Unit};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, why};
 use crate::run::monotonic_ns;
 use crate::{StatArguments, openmetrics, text};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -33,8 +33,9 @@ pub fn stat(arguments: &StatArguments) -> Result<(), Refusal> {
             StatArguments { openmetrics: true, .. } => openmetrics::render(&sections),
             _ => human(&sections),
         };
-        show(&page, arguments.watch.is_some() && !arguments.json, shown)
-            .map_err(|error| Refusal::unseen(format!("cannot write the figures: {error}")))?;
+        show(&page, arguments.watch.is_some() && !arguments.json, shown).map_err(|error| {
+            Refusal::unseen(format!("cannot write the figures: {}", why(&error)))
+        })?;
         shown = true;
         let Some(interval) = arguments.watch else { return Ok(()) };
         thread::sleep(interval);
@@ -43,13 +44,40 @@ pub fn stat(arguments: &StatArguments) -> Result<(), Refusal> {
 
 /// What `stat` and `map` say of a process that they cannot look at.
 pub fn refused(pid: Option<u32>, error: &Error) -> Refusal {
-    Refusal::unseen(match (pid, error.kind()) {
-        (Some(pid), ErrorKind::Gone) => format!("there is no process {pid}, or it has ended"),
-        (Some(pid), ErrorKind::Denied) => {
-            format!("process {pid} is not yours to look at; run as its user or as root")
-        }
-        _ => error.to_string(),
+    match (pid, error.kind()) {
+        (Some(pid), ErrorKind::Gone) => gone(pid),
+        (Some(pid), ErrorKind::Denied) => denied(pid),
+        _ => Refusal::unseen(error.to_string()),
+    }
+}
+
+pub fn gone(pid: u32) -> Refusal {
+    Refusal::unseen(format!("there is no process {pid}, or it has ended"))
+}
+
+pub fn denied(pid: u32) -> Refusal {
+    if has_no_memory(pid) {
+        return memoryless(pid);
+    }
+    Refusal::unseen(match rustix::process::geteuid().is_root() {
+        true => format!(
+            "process {pid} may not be looked at by root as it is here (in a container, or without \
+             CAP_SYS_PTRACE); look from outside"
+        ),
+        false => format!("process {pid} is not yours to look at; run as its user or as root"),
     })
+}
+
+pub fn memoryless(pid: u32) -> Refusal {
+    Refusal::unseen(format!("process {pid} has no memory of its own: {WITHOUT_MEMORY}"))
+}
+
+/// What a process is of which the kernel tells no memory.
+const WITHOUT_MEMORY: &str = "a kernel thread, or ended and not yet waited for";
+
+pub fn has_no_memory(pid: u32) -> bool {
+    let told = usage::process(Process::Id(pid), Detail::Counters);
+    told.is_ok_and(|usage| usage.resident.is_none())
 }
 
 fn ended(pid: Option<u32>) -> bool {
@@ -134,8 +162,13 @@ fn human(sections: &[Section]) -> String {
             page.push('\n');
         }
         page += &format!("{title}\n");
+        let mut whole = None;
         for figure in &section.figures {
-            let Some(value) = figure.value else { continue };
+            // A part says nothing without what it is part of.
+            if !figure.label.starts_with(' ') {
+                whole = figure.value;
+            }
+            let (Some(value), Some(_)) = (figure.value, whole) else { continue };
             let value = match (figure.unit, value) {
                 (Unit::Bytes, NO_LIMIT) => "no limit".to_owned(),
                 (Unit::Bytes, value) => text::bytes(value),
@@ -147,7 +180,13 @@ fn human(sections: &[Section]) -> String {
         }
         let told = |name| section.figures.iter().any(|it| it.name == name && it.value.is_some());
         if told("resident") && !told("mappings") {
-            page += "  (what is found page by page is for the user of the process and root)\n";
+            page += match rustix::process::geteuid().is_root() {
+                true => "  (what is found page by page is not for root as it is here)\n",
+                false => "  (what is found page by page is for the user of the process and root)\n",
+            };
+        }
+        if section.key == "process" && !told("resident") {
+            page += &format!("  (no memory of its own: {WITHOUT_MEMORY})\n");
         }
         for word in &section.words {
             if let Some(value) = word.value {

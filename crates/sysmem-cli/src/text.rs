@@ -14,6 +14,9 @@ const PICTURE_WIDTH: u64 = 52;
 /// How much of the command line the headline shows, in characters.
 const HEADLINE_WIDTH: usize = 72;
 
+/// How wide a note is on a terminal, in characters.
+const NOTE_WIDTH: usize = 79;
+
 /// What the reader's screen can show.
 #[derive(Clone, Copy)]
 pub struct Style {
@@ -65,7 +68,7 @@ pub fn render(report: &Report, style: Style) -> String {
     page.descendants(&report.descendants);
     for note in &report.notes {
         page.line("");
-        page.line(&format!("  note: {note}"));
+        page.note(note, style);
     }
     page.0
 }
@@ -81,6 +84,21 @@ impl Page {
 
     fn row(&mut self, label: &str, value: String, remark: &str) {
         self.line(&format!("  {label:<24}{value:>11}   {remark}"));
+    }
+
+    /// A sentence, on a terminal in lines of its width.
+    fn note(&mut self, note: &str, style: Style) {
+        let width = if style.picture { NOTE_WIDTH } else { usize::MAX };
+        let mut line = "  note:".to_owned();
+        for word in note.split(' ') {
+            if line.chars().count() + 1 + word.chars().count() > width {
+                self.line(&line);
+                line = " ".repeat(7);
+            }
+            line += " ";
+            line += word;
+        }
+        self.line(&line);
     }
 
     fn resident(&mut self, program: &Process) {
@@ -117,7 +135,11 @@ impl Page {
         self.line("");
         self.row("page heap in use", bytes(heap.in_use_bytes), "objects, and caches for them");
         self.row("  free", bytes(heap.free_bytes), "backed by memory, ready for use");
-        self.row("  given back", bytes(heap.given_back_bytes), "returned to the system");
+        self.row(
+            "  given back",
+            bytes(heap.given_back_bytes),
+            "without memory: returned, or not used yet",
+        );
         self.row("    ever", bytes(heap.released_bytes), "added up");
         let remark = format!("in {} of CPU time", duration(heap.scavenger_cpu_ns));
         self.row("    scavenger", bytes(heap.scavenger_released_bytes), &remark);

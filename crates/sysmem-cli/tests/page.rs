@@ -77,6 +77,16 @@ fn a_program_that_was_killed_is_told_with_the_age_of_its_figures() {
 }
 
 #[test]
+fn the_heap_is_told_as_of_the_end_only_where_the_program_exited() {
+    let (last, end) = ("When it was last drawn, at", "<h3>At the end, at");
+    let exited = report(&[compile("gives_back.c", &[]).to_str().unwrap(), "1000"]).page;
+    assert!(exited.contains(end) && !exited.contains(last));
+    let line = format!("(sleep 1; kill -KILL $$) & exec {}", compile("drops.c", &[]).display());
+    let killed = report(&["sh", "-c", &line]).page;
+    assert!(killed.contains(last) && !killed.contains(end));
+}
+
+#[test]
 fn of_many_processes_the_greatest_are_in_the_page_and_the_largest_is_said() {
     let program = compile("gives_back.c", &[]);
     let line = format!("for i in $(seq 100); do /bin/true; done; {} 1000", program.display());

@@ -76,3 +76,24 @@ fn a_process_that_does_not_run_on_the_allocator_is_told_why_and_what_to_do() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("there is no process"), "{told}");
 }
+
+#[test]
+fn a_kernel_thread_is_told_for_what_it_is_also_to_root() {
+    if std::fs::read_to_string("/proc/2/comm").ok().as_deref() != Some("kthreadd\n") {
+        println!("skipped: no kernel thread is seen from here");
+        return;
+    }
+    let mut map = sysmem("map");
+    map.arg("2");
+    for Output { status, stdout, stderr } in [output(map, b""), picture(2, &scratch("none.svg"))] {
+        assert_eq!((status.code(), &stdout[..]), (Some(1), &b""[..]));
+        let told = String::from_utf8(stderr).unwrap();
+        assert!(told.starts_with("sysmem: process 2 has no memory of its own: "), "{told}");
+    }
+    let mut stat = sysmem("stat");
+    stat.arg("2");
+    let Output { status, stdout, .. } = output(stat, b"");
+    let text = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && text.contains("(no memory of its own: "), "{text}");
+    assert!(!text.contains("RLIMIT"), "a limit on nothing: {text}");
+}

@@ -154,3 +154,15 @@ fn a_name_without_interpreter_line_runs_as_a_shell_script_as_execvp_does() {
     let ran = run(&[script.as_os_str(), OsStr::new("word")]);
     assert_eq!((ran.status.code(), &ran.stdout[..]), (Some(0), &b"bare word\n"[..]));
 }
+
+#[test]
+fn one_file_for_two_things() {
+    let file = scratch("both");
+    let name = file.to_str().unwrap();
+    for options in [["--json", name, "--report", name], ["--profile", name, "--profile", name]] {
+        let (status, line) = refused(&[&options[..], &["--", "echo"]].concat());
+        assert_eq!(status, 125);
+        assert!(line.contains(&format!("two things are to be written to {name}")), "{line}");
+    }
+    assert!(!file.exists());
+}

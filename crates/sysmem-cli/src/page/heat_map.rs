@@ -2,7 +2,7 @@
 
 use super::chart::{WIDTH, short};
 use super::{legend, titled};
-use crate::report::{HeapCell, HeapMap, Report};
+use crate::report::{Ending, HeapCell, HeapMap, Report};
 use crate::text::{bytes, duration, printable};
 use maud::{Markup, PreEscaped, html};
 
@@ -19,11 +19,15 @@ pub fn section(report: &Report) -> Markup {
     let reading = html! {
         "Each square is one huge page of address space, " (bytes(huge_page(end)))
         ", lowest address first, filled from below with what its pages are. Memory goes back to the \
-         system fastest where whole squares are free."
+         system fastest where whole squares are free. What threads keep at hand counts as in use."
     };
+    // Whoever exits draws its heap after it published its last figures.
+    let exited = report.program.ending == Ending::Exited;
+    let is_last = report.program.heap_published_ns.is_some_and(|told| end.time_ns >= told);
+    let at_end = if exited && is_last { "At the end" } else { "When it was last drawn" };
     let content = html! {
         @if let Some(peak) = peak { (figure(peak, "peak", "When the heap was largest")) }
-        (figure(end, "end", "When it was last drawn"))
+        (figure(end, "end", at_end))
     };
     titled("heap", "Page heap", reading, content)
 }
