@@ -277,7 +277,7 @@ pub fn duration(ns: u64) -> String {
 }
 
 /// How many of something there are.
-fn counted(count: u64, what: &str) -> String {
+pub fn counted(count: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 

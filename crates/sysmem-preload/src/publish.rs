@@ -87,8 +87,8 @@ fn variable(name: &CStr, file_name: &str) -> Option<&'static CStr> {
     Some(unsafe { CStr::from_ptr(path) }).filter(|path| names_a_file(path, file_name))
 }
 
-/// Publishes the allocator's figures if the last time is long enough ago; cheap enough for the
-/// allocator's slow paths.
+/// Publishes the allocator's figures if the last time is long enough ago, or so much has changed that
+/// it is worth it now; cheap enough for the allocator's slow paths.
 pub fn publish_if_due(occasion: Occasion) {
     if SLOT.load(Ordering::Relaxed).is_null() {
         return;
@@ -353,7 +353,7 @@ fn is_settled(now: u64) -> bool {
 
 /// Counts the time that a publication took. Of two at once one may be forgotten.
 fn pay(now: u64, began: u64) {
-    let cost = (now - began).min(MOST_NS);
+    let cost = now.saturating_sub(began).min(MOST_NS);
     let paid = PAID_NS.load(Ordering::Relaxed).max(now.saturating_sub(AT_ONCE_NS * SHARE));
     PAID_NS.store(paid + cost * SHARE, Ordering::Relaxed);
 }

@@ -2,7 +2,7 @@
 
 use crate::report::{Ending, Process, Report};
 use crate::run::End;
-use crate::text::{bytes, duration, grouped, printable};
+use crate::text::{bytes, counted, duration, grouped, printable};
 use crate::timeline::Point;
 use maud::{Markup, html};
 
@@ -148,12 +148,12 @@ fn facts(report: &Report) -> Markup {
     if let Some(heap) = &program.heap {
         let held = heap.allocated_bytes.saturating_sub(heap.freed_bytes);
         let wasted = heap.allocated_bytes.saturating_sub(heap.requested_bytes);
-        let percent = wasted as f64 * 100.0 / heap.requested_bytes.max(1) as f64;
-        let allocations = format!("in {} allocations", grouped(heap.allocations));
+        let percent = wasted as f64 * 100.0 / heap.allocated_bytes.max(1) as f64;
+        let allocations = format!("in {}", counted(heap.allocations, "allocation"));
         let objects = heap.allocations.saturating_sub(heap.frees);
         facts.extend([
             ("asked for in all", bytes(heap.requested_bytes), allocations),
-            ("lost to rounding", format!("{percent:.0} %"), format!("{} of blocks", bytes(wasted))),
+            ("lost to rounding", format!("{percent:.1} %"), format!("{} of blocks", bytes(wasted))),
             ("still held by objects", bytes(held), format!("in {}", grouped(objects))),
             ("given back, free", bytes(heap.given_back_bytes), "of the page heap".to_owned()),
         ]);

@@ -1,4 +1,4 @@
-//! When the page heap is drawn: rarely, and when it is larger than ever before.
+//! When the page heap is drawn: now and then, when it is larger than ever before, and at the exit.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use sysmem_alloc::figures::{Figures, HeapFigures, PICTURES, Picture, Slot};
@@ -23,17 +23,17 @@ pub(super) fn begin() {
     LATEST.store(0, Ordering::Relaxed);
 }
 
-/// Draws the heap as it is now: where `rarely` says so, and where a sixteenth more or less is in use
+/// Draws the heap as it is now: where `anyway` says so, and where a sixteenth more or less is in use
 /// than when it was last drawn. As its peak where it has a sixteenth more memory than at the last
 /// one.
-pub(super) fn draw_if_due(figures: &Figures, slot: &Slot, heap: &HeapFigures, rarely: bool) {
+pub(super) fn draw_if_due(figures: &Figures, slot: &Slot, heap: &HeapFigures, anyway: bool) {
     let memory = heap.in_use_bytes + heap.free_bytes;
     let (peak, latest) = (PEAK.load(Ordering::Relaxed), LATEST.load(Ordering::Relaxed));
     let higher = memory > peak + peak / 16;
     let now = clock_ns(libc::CLOCK_MONOTONIC_COARSE);
     let changed = heap.in_use_bytes.abs_diff(latest) > latest / 16
         && now >= LATEST_NS.load(Ordering::Relaxed) + EVERY_NS;
-    if memory < WORTH_DRAWING && peak == 0 || !(rarely || higher || changed) {
+    if memory < WORTH_DRAWING && peak == 0 || !(anyway || higher || changed) {
         return;
     }
     draw(figures, slot, heap, higher);
