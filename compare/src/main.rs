@@ -22,6 +22,7 @@ mod pages;
 mod programs;
 mod realloc;
 mod table;
+mod threads;
 mod vec;
 
 use clap::Parser;
@@ -69,6 +70,11 @@ enum Measurement {
     /// The program that `realloc` measures.
     #[command(hide = true)]
     ReallocLoad(realloc::Load),
+    /// Threads that free each other's blocks, come and go, on each allocator.
+    Threads(threads::Options),
+    /// The program that `threads` measures.
+    #[command(hide = true)]
+    ThreadsLoad(threads::Load),
     /// Pushing bytes: a vector that never moves against `Vec`.
     Vec(vec::Options),
 }
@@ -92,6 +98,8 @@ fn main() {
         Measurement::PagesLoad(load) => pages::load(&load),
         Measurement::Realloc(options) => realloc::run(&options),
         Measurement::ReallocLoad(load) => realloc::load(&load),
+        Measurement::Threads(options) => threads::run(&options),
+        Measurement::ThreadsLoad(load) => threads::load(&load),
         Measurement::Vec(options) => vec::run(&options),
     };
     if let Err(error) = result {

@@ -93,6 +93,12 @@ impl Gate {
     #[inline(always)]
     pub(crate) fn enter(&self) -> bool {
         self.begin();
+        self.is_open()
+    }
+
+    /// Whether the work that was begun in another way may be any on the heap.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
         // Acquire: what the claimant did to the heap.
         self.claim.load(Acquire) == OPEN
     }

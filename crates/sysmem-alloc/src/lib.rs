@@ -226,21 +226,23 @@ pub unsafe fn free(address: *mut u8) {
 #[inline(never)]
 unsafe extern "C" fn free_elsewhere(address: *mut u8, span: &Span) {
     let (gate, owner) = (thread_slot::get(), span.owner.get());
-    gate.leave();
     if owner.is_null() {
+        gate.leave();
         return free_unknown(address);
     }
-    if span.is_large() || !gate.leads_to_a_heap() || ptr::addr_eq(owner, gate) {
+    if span.is_large() || !gate.is_open() || ptr::addr_eq(owner, gate) {
+        gate.leave();
         // SAFETY: the caller's promise.
         return unsafe { free_unusual(span, address) };
     }
-    // SAFETY: it leads to the heap of this thread, whose counters nobody else writes to, whoever has
-    // the rest of it; owners live forever; the rest is the caller's promise.
+    // SAFETY: a gate that is open leads to the heap of this thread; owners live forever; the rest is
+    // the caller's promise.
     unsafe {
-        ThreadHeap::behind(gate).count_free(span.class.get() as usize);
-        (*owner).free_remote(address);
-        lifecycle::tidy(&*owner);
+        let heap = ThreadHeap::behind(gate);
+        heap.count_free(span.class.get() as usize);
+        heap.free_to(&*owner, address, span);
     }
+    gate.leave();
 }
 
 #[cold]
@@ -272,7 +274,7 @@ unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
         // SAFETY: owners live forever.
         let owner = unsafe { &*span.owner.get() };
         // SAFETY: the caller's promise.
-        unsafe { owner.free_remote(address) };
+        unsafe { owner.free_remote(address, span.block_size.get() as usize) };
         lifecycle::tidy(owner);
     };
     keeping_errno(|| {
@@ -280,7 +282,7 @@ unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
             // No memory for a heap to count the free in: the block goes back uncounted. A large
             // allocation cannot be here, since it took a heap to make and heaps are never returned.
             // SAFETY: the caller's promise; owners live forever.
-            unsafe { (*span.owner.get()).free_remote(address) };
+            unsafe { (*span.owner.get()).free_remote(address, span.block_size.get() as usize) };
         }
     });
 }

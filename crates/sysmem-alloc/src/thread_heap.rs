@@ -98,6 +98,9 @@ pub(crate) fn finish((block, is_zero): (*mut u8, bool), size: usize, zeroed: boo
     block
 }
 
+/// How many blocks that others freed an allocation takes in before it looks whether they will do.
+const COLLECTED_AT_A_TIME: usize = 64;
+
 /// How many slow allocations that take no pages pass by before the hook hears of one.
 const UNTOLD: u32 = 64;
 
@@ -129,6 +132,8 @@ pub(crate) struct ThreadHeap {
     round: Cell<u32>,
     /// Blocks that other threads freed and that are being taken in.
     collected: Cell<*mut Block>,
+    /// Blocks of another heap that this one's thread freed.
+    outgoing: remote::Outgoing,
     /// How far the span by span search for memory that is not needed has come.
     search: idle::Search,
     runs: runs::Runs,
@@ -180,6 +185,7 @@ impl ThreadHeap {
             untold: Cell::new(0),
             round: Cell::new(0),
             collected: Cell::new(ptr::null_mut()),
+            outgoing: remote::Outgoing::new(),
             search: idle::Search::new(),
             runs: runs::Runs::new(),
             spare_spans: Cell::new(ptr::null_mut()),
@@ -324,7 +330,11 @@ impl ThreadHeap {
     /// Sees to it that the current span of a class, which has no free block, has some or is another
     /// one that has; false if there is no memory for one.
     fn find_next(&self, class: usize) -> bool {
-        self.collect();
+        self.send();
+        // No more than is needed now: what is taken in should be used while it is in the cache.
+        while self.has_collected() && !self.has_some(class) {
+            self.collect_some(COLLECTED_AT_A_TIME);
+        }
         // While the scavenger is at work, a span that is empty now is better looked after by it.
         if self.round.replace(scavenger::round()) != scavenger::round() {
             self.release_empty();
@@ -342,6 +352,13 @@ impl ThreadHeap {
             self.set_current(class, next);
         }
         true
+    }
+
+    /// Whether there are blocks of a class without a new span.
+    fn has_some(&self, class: usize) -> bool {
+        // SAFETY: as in `allocate`.
+        let current = unsafe { &*self.bin(class).current.get() };
+        current.has_free() || !self.shelves[class].available.get().is_null()
     }
 
     /// Whether the hook is to hear of a slow allocation: of one that took pages; and of others now

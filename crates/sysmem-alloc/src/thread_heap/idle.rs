@@ -125,7 +125,8 @@ impl ThreadHeap {
             all.quiet |= look.quiet;
         }
         // An idle thread does not take in what others freed.
-        all.quiet |= !all.astir && !self.shared.remote.load(Relaxed).is_null();
+        let waits = !self.shared.remote.load(Relaxed).is_null() || !self.outgoing.is_empty();
+        all.quiet |= !all.astir && waits;
         self.search.wanted.store(all.quiet.into(), Relaxed);
         all
     }
@@ -143,6 +144,7 @@ impl ThreadHeap {
     /// Takes in what other threads freed, and gives back what quiet classes do not need: a part of
     /// it. The caller has the heap.
     pub(crate) fn give_back_some(&self) -> Part {
+        self.send();
         if self.collect_some(BLOCKS_AT_A_TIME) {
             return Part::More;
         }
