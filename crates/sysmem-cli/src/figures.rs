@@ -15,6 +15,12 @@ use sysmem_alloc::figures::{
     PICTURE_CELLS, PICTURES, SLOTS, Slot,
 };
 
+/// The time by the clock that programs stamp their figures with.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// The file and what was kept from it.
 pub struct FiguresFile {
     file: OwnedFd,

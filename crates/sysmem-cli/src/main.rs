@@ -23,14 +23,16 @@ mod signals;
 mod stat;
 mod text;
 mod timeline;
+mod watch;
+mod words;
 
 use clap::{Args, Parser, Subcommand};
 use refusal::{OWN_FAILURE, Refusal};
-use run::End;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::exit;
+use watch::End;
 
 /// Run any program on the sysmem allocator and see where its memory went.
 #[derive(Parser)]

@@ -1,11 +1,10 @@
 //! `sysmem map`: what the address space of a process is made of.
 
-use crate::figures::{Image, published};
+use crate::figures::{Image, monotonic_ns, published};
 use crate::refusal::{Refusal, why};
 use crate::report::{HeapCell, HeapMap};
-use crate::run::monotonic_ns;
 use crate::stat::{VERSION, memoryless, name_of, refused};
-use crate::{MapArguments, picture, text};
+use crate::{MapArguments, picture, words};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -307,7 +306,7 @@ const COLUMNS: [Column; 7] = [
 fn human(map: &Map) -> String {
     // A column of nothing but zeros is left out.
     let columns: Vec<&Column> = COLUMNS.iter().filter(|column| column.1(&map.total) > 0).collect();
-    let mut page = format!("process {}, {}\n\n", map.pid, text::printable(&map.name));
+    let mut page = format!("process {}, {}\n\n", map.pid, words::printable(&map.name));
     for (heading, _) in &columns {
         page += &format!("{heading:>15}");
     }
@@ -325,7 +324,7 @@ fn human(map: &Map) -> String {
             _ => parts.take(PARTS_SHOWN).collect(),
         };
         for part in &shown {
-            let name = format!("  {}", text::printable(&part.name));
+            let name = format!("  {}", words::printable(&part.name));
             row(&mut page, &columns, &part.sizes, &name);
         }
         if !shown.is_empty() && group.parts.len() > shown.len() {
@@ -335,7 +334,7 @@ fn human(map: &Map) -> String {
         }
     }
     if let Some(heap) = &map.page_heap {
-        let age = text::duration(heap.age_ns);
+        let age = words::duration(heap.age_ns);
         page += &format!("\npage heap, as the program counted it {age} ago\n");
         for (size, what) in heap.parts() {
             page += &format!("{:>15}   {what}\n", size_or_dash(size));
@@ -351,13 +350,13 @@ fn row(page: &mut String, columns: &[&Column], sizes: &Sizes, name: &str) {
     for (_, figure) in columns {
         *page += &format!("{:>15}", size_or_dash(figure(sizes)));
     }
-    *page += &format!("{:>11}   {name}\n", text::grouped(sizes.mappings));
+    *page += &format!("{:>11}   {name}\n", words::grouped(sizes.mappings));
 }
 
 fn size_or_dash(size: u64) -> String {
     match size {
         0 => "-".to_owned(),
-        size => text::bytes(size),
+        size => words::bytes(size),
     }
 }
 

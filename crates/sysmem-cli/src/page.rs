@@ -13,8 +13,7 @@ mod summary;
 mod tables;
 
 use crate::report::Report;
-use crate::run::End;
-use crate::text::{duration, printable};
+use crate::words::{duration, printable};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -66,13 +65,9 @@ pub fn render(report: &Report) -> String {
 }
 
 fn about(report: &Report) -> Markup {
-    let end = match &report.end {
-        End::Exited { status } => format!("exited with status {status}"),
-        End::Killed { signal, name } => format!("killed by {name} (signal {signal})"),
-    };
     let time = &report.time;
     html! {
-        "Process " (report.program.pid) ", " (end) " after " (duration(time.wall_ns)) "; CPU time "
+        "Process " (report.program.pid) ", " (report.end) " after " (duration(time.wall_ns)) "; CPU time "
         (duration(time.user_ns + time.system_ns)) " (user " (duration(time.user_ns)) ", system "
         (duration(time.system_ns)) ")."
     }

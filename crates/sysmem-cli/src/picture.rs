@@ -1,10 +1,9 @@
 //! `sysmem map --picture`: the page heap of a running process as a picture.
 
-use crate::figures::{Unpublished, published};
+use crate::figures::{Unpublished, monotonic_ns, published};
 use crate::page::heat_map;
 use crate::refusal::{Refusal, cannot_write};
 use crate::report::HeapMap;
-use crate::run::monotonic_ns;
 use crate::stat::{denied, gone, has_no_memory, memoryless};
 use std::path::Path;
 

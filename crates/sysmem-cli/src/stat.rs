@@ -1,10 +1,9 @@
 //! `sysmem stat`: what a process, its control group and the machine use.
 
-use crate::figures::published;
+use crate::figures::{monotonic_ns, published};
 use crate::measured::{self, Section, Unit};
 use crate::refusal::{Refusal, why};
-use crate::run::monotonic_ns;
-use crate::{StatArguments, openmetrics, text};
+use crate::{StatArguments, openmetrics, words};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -152,7 +151,7 @@ fn human(sections: &[Section]) -> String {
         let labels: HashMap<_, _> = section.labels.iter().cloned().collect();
         let title = match (section.key, labels.get("pid"), labels.get("name")) {
             ("process", Some(pid), Some(name)) => {
-                format!("process {pid}, {}", text::printable(name))
+                format!("process {pid}, {}", words::printable(name))
             }
             ("heap", ..) => "its heap, as it says itself".to_owned(),
             ("control_group", Some(_), _) => "its control group".to_owned(),
@@ -171,9 +170,9 @@ fn human(sections: &[Section]) -> String {
             let (Some(value), Some(_)) = (figure.value, whole) else { continue };
             let value = match (figure.unit, value) {
                 (Unit::Bytes, NO_LIMIT) => "no limit".to_owned(),
-                (Unit::Bytes, value) => text::bytes(value),
-                (Unit::Count, value) => text::grouped(value),
-                (Unit::Nanoseconds, value) => text::duration(value),
+                (Unit::Bytes, value) => words::bytes(value),
+                (Unit::Count, value) => words::grouped(value),
+                (Unit::Nanoseconds, value) => words::duration(value),
                 (Unit::Share, value) => format!("{}.{:02} %", value / 100, value % 100),
             };
             row(&mut page, figure.label, &value, figure.remark);

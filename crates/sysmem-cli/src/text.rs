@@ -1,7 +1,7 @@
 //! The report as text for people: aligned, in human units; with a picture on a terminal.
 
 use crate::report::{Ending, Heap, Kernel, Process, Report, Source};
-use crate::run::End;
+use crate::words::{bytes, counted, duration, grouped, printable};
 use std::fmt::Write;
 use std::io::IsTerminal;
 
@@ -46,11 +46,7 @@ impl Style {
 pub fn render(report: &Report, style: Style) -> String {
     let mut page = Page(String::new());
     page.line(&format!("sysmem: {}", shorten(&report.arguments.join(" "))));
-    let end = match &report.end {
-        End::Exited { status } => format!("exited with status {status}"),
-        End::Killed { signal, name } => format!("killed by {name} (signal {signal})"),
-    };
-    page.line(&format!("        {end}"));
+    page.line(&format!("        {}", report.end));
     page.line("");
     let time = &report.time;
     page.row("wall time", duration(time.wall_ns), "");
@@ -247,53 +243,6 @@ impl Page {
     }
 }
 
-/// A size with its unit, powers of 1,024.
-pub fn bytes(size: u64) -> String {
-    if size < 1024 {
-        return format!("{size} B");
-    }
-    let mut value = size as f64 / 1024.0;
-    let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1023.95 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if value < 9.995 { format!("{value:.2} {unit}") } else { format!("{value:.1} {unit}") }
-}
-
-/// A time in the unit that suits it.
-pub fn duration(ns: u64) -> String {
-    let seconds = ns / 1_000_000_000;
-    match seconds {
-        0 => format!("{:.1} ms", ns as f64 / 1e6),
-        1..60 => format!("{:.2} s", ns as f64 / 1e9),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-/// How many of something there are.
-pub fn counted(count: u64, what: &str) -> String {
-    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
-}
-
-/// A count with its thousands set apart.
-pub fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn percent(part: u64, whole: u64) -> String {
     format!("{} %", scaled(part, 100, whole.max(1)))
 }
@@ -312,11 +261,6 @@ fn shorten(line: &str) -> String {
     }
 }
 
-/// Without control characters: names and arguments are the program's, the terminal is the reader's.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|sign| if sign.is_control() { '?' } else { sign }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,33 +268,6 @@ mod tests {
     use crate::report::tests::{image, report};
 
     const PLAIN: Style = Style { picture: false, color: false, unicode: false };
-
-    #[test]
-    fn sizes_have_three_or_more_digits_that_count() {
-        for (size, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.00 KiB"),
-            (10 * 1024 - 1, "10.0 KiB"),
-            (1536 * 1024, "1.50 MiB"),
-            ((1 << 20) - 1, "1.00 MiB"),
-            (100 << 30, "100.0 GiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
-            assert_eq!(bytes(size), text, "{size}");
-        }
-    }
-
-    #[test]
-    fn times_and_counts_are_readable() {
-        assert_eq!(duration(1_500_000), "1.5 ms");
-        assert_eq!(duration(59_990_000_000), "59.99 s");
-        assert_eq!(duration(61_000_000_000), "1 min 1 s");
-        assert_eq!(duration(7_260_000_000_000), "2 h 1 min");
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(123_456), "123,456");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-    }
 
     #[test]
     fn the_picture_has_its_width_whatever_the_shares() {

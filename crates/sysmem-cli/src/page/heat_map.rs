@@ -3,7 +3,7 @@
 use super::chart::{WIDTH, short};
 use super::{legend, titled};
 use crate::report::{Ending, HeapCell, HeapMap, Report};
-use crate::text::{bytes, duration, printable};
+use crate::words::{bytes, duration, printable};
 use maud::{Markup, PreEscaped, html};
 
 const LEFT: f64 = 136.0;

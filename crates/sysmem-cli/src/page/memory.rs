@@ -3,8 +3,8 @@
 use super::chart::{self, RIGHT, Scale, WIDTH, short};
 use super::{legend, titled};
 use crate::report::Report;
-use crate::text::{bytes, duration};
 use crate::timeline::Point;
+use crate::words::{bytes, duration};
 use maud::{Markup, PreEscaped, html};
 
 const HEIGHT: f64 = 340.0;

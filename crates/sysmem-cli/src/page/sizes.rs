@@ -3,7 +3,7 @@
 use super::chart::{self, RIGHT, Scale, WIDTH, short};
 use super::{legend, titled, wide};
 use crate::report::{Report, SizeClass};
-use crate::text::{bytes, grouped};
+use crate::words::{bytes, grouped};
 use maud::{Markup, html};
 
 const LEFT: f64 = 72.0;

@@ -5,7 +5,7 @@ use super::{legend, titled};
 use crate::map::{Group, Kind};
 use crate::report::Report;
 use crate::sample::Space;
-use crate::text::{bytes, duration, printable};
+use crate::words::{bytes, duration, printable};
 use maud::{Markup, html};
 use std::collections::BTreeMap;
 

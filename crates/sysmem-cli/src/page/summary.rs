@@ -1,9 +1,9 @@
 //! What happened to the memory, in words, for those who read nothing else.
 
 use crate::report::{Ending, Process, Report};
-use crate::run::End;
-use crate::text::{bytes, counted, duration, grouped, printable};
 use crate::timeline::Point;
+use crate::watch::End;
+use crate::words::{bytes, counted, duration, grouped, printable};
 use maud::{Markup, html};
 
 /// Less than this is not worth a sentence.

@@ -2,7 +2,7 @@
 
 use super::{memory, titled, wide};
 use crate::report::{Ending, Heap, Kernel, Process, Report, Source};
-use crate::text::{bytes, grouped, printable};
+use crate::words::{bytes, grouped, printable};
 use maud::{Markup, html};
 
 /// How many processes beside the program are in the page; `--json` has them all.

@@ -136,7 +136,7 @@ impl Progress {
         self.done += 1;
         if self.shown {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = crate::text::printable(&name);
+            let name = crate::words::printable(&name);
             let (done, all) = (self.done, self.all);
             let _ =
                 write!(std::io::stderr(), "\r\x1b[Ksysmem: reading symbols {done}/{all}, {name}");
