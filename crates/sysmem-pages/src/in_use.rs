@@ -10,6 +10,7 @@ use sysmem::{Error, Os, PageRange};
 
 use crate::heap::PageHeap;
 use crate::lost::is_loss;
+use crate::pages::Pages;
 
 impl<O: Os + Clone> PageHeap<O> {
     /// Gives the memory of ranges inside runs back to the system, in order, and tells `kept` of each
@@ -102,5 +103,12 @@ impl<O: Os + Clone> PageHeap<O> {
         used.inspect_err(|error| pages.note_refusal(index, error))?;
         pages.given_back_in_use -= range.len;
         Ok(())
+    }
+}
+
+impl<O: Os + Clone> Pages<O> {
+    /// The pages in use that are in memory.
+    pub(crate) fn in_use_in_memory(&self, shift: u32) -> usize {
+        self.in_use.saturating_sub(self.given_back_in_use >> shift)
     }
 }

@@ -32,14 +32,9 @@ impl Limits {
         }
     }
 
-    /// The pages in use that are in memory.
-    fn in_use<O: Os>(&self, pages: &Pages<O>) -> usize {
-        pages.in_use.saturating_sub(pages.given_back_in_use >> self.shift)
-    }
-
     /// The pages that are in memory.
-    fn in_memory<O: Os>(&self, pages: &Pages<O>) -> usize {
-        self.in_use(pages) + pages.idle + pages.leaving
+    fn in_memory<O: Os + Clone>(&self, pages: &Pages<O>) -> usize {
+        pages.in_use_in_memory(self.shift) + pages.idle + pages.leaving
     }
 }
 
@@ -103,10 +98,9 @@ impl<O: Os + Clone> PageHeap<O> {
         let mut tries = 0;
         loop {
             let mut pages = self.lock();
-            if pages
-                .limits
-                .is_some_and(|limits| npages > limits.hard.saturating_sub(limits.in_use(&pages)))
-            {
+            if pages.limits.is_some_and(|limits| {
+                npages > limits.hard.saturating_sub(pages.in_use_in_memory(limits.shift))
+            }) {
                 return Err(self.refusal(&pages, npages));
             }
             let mut place = None;
@@ -181,7 +175,7 @@ impl<O: Os + Clone> Pages<O> {
     /// The pages that may be idle under the soft limit.
     pub(crate) fn room_for_idle(&self) -> usize {
         self.limits.map_or(usize::MAX, |limits| {
-            limits.soft().saturating_sub(limits.in_use(self) + self.leaving)
+            limits.soft().saturating_sub(self.in_use_in_memory(limits.shift) + self.leaving)
         })
     }
 }

@@ -51,9 +51,9 @@ const COLLAPSE_EVERY: Duration = Duration::from_secs(1);
 /// As much stays free and backed whatever is in use, in bytes.
 const LEAST_KEPT: usize = 1 << 20;
 
-/// The part of what is in use that stays free and backed, in a thousand. With more, more huge pages
+/// The part of what is in use and in memory that stays free and backed, in a thousand. With more, more huge pages
 /// stay whole (`compare -- churn`) and more is kept after a burst (`compare -- burst`).
-const KEPT_PER_MILLE: usize = 85;
+const KEPT_PER_MILLE: usize = 90;
 
 /// The part of it by which more may be free and backed while the scavenger sleeps. Where this is
 /// wider, more is kept on the average and no more huge pages stay whole (`compare -- churn`).
@@ -308,7 +308,7 @@ impl<O: Os + Clone> Pages<O> {
 
     /// The pages that stay idle whatever was needed before.
     fn kept(&self, shift: u32) -> usize {
-        (LEAST_KEPT >> shift).max(self.in_use * KEPT_PER_MILLE / 1000)
+        (LEAST_KEPT >> shift).max(self.in_use_in_memory(shift) * KEPT_PER_MILLE / 1000)
     }
 
     /// As many pages may be idle while the scavenger sleeps: not much more than what stays anyway.
