@@ -100,6 +100,39 @@ fn a_realloc_of_the_stack_ends_the_program_with_a_line_that_says_so() {
 }
 
 #[test]
+fn a_block_written_over_after_another_thread_freed_it_ends_the_program_with_a_line_that_says_so() {
+    if is_case() {
+        let blocks = [(); 3].map(|()| allocate(64, 8).expose_provenance());
+        let local = 0_u64;
+        let elsewhere = ptr::from_ref(&local).addr();
+        thread::spawn(move || {
+            // The first allocation gives the thread a heap.
+            // SAFETY: the blocks are this thread's to free.
+            unsafe {
+                free(allocate(1, 1));
+                blocks.into_iter().for_each(|it| free(ptr::with_exposed_provenance_mut(it)));
+            }
+            // SAFETY: none; this is what the test is about.
+            unsafe {
+                let written = ptr::with_exposed_provenance_mut::<usize>(blocks[0]);
+                written.add(2).write(elsewhere);
+            }
+        })
+        .join()
+        .unwrap();
+        // Until what others freed is taken in.
+        for _ in 0..10_000 {
+            allocate(64, 8);
+        }
+        return;
+    }
+    assert_aborts_saying(
+        "a_block_written_over_after_another_thread_freed_it_ends_the_program_with_a_line_that_says_so",
+        &["free of 0x", "not memory of this allocator"],
+    );
+}
+
+#[test]
 fn a_child_forked_while_others_allocate_can_allocate() {
     if is_case() {
         let stop = std::sync::atomic::AtomicBool::new(false);

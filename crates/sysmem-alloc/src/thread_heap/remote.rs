@@ -113,11 +113,13 @@ impl ThreadHeap {
         !next.is_null()
     }
 
-    /// Takes in a block of a span of ours, which was found to be that when the block was freed, and is
-    /// there as long as the block counts as used in it.
+    /// Takes in a block of a span, which was found to be ours when the block was freed, and is there as
+    /// long as the block counts as used in it.
     #[inline]
     fn take_in(&self, block: *mut Block, span: &Span) {
-        let Some(shelf) = self.shelves.get(span.class.get() as usize) else {
+        // What lies in a freed block and was written over since may lead anywhere.
+        let shelf = self.shelves.get(span.class.get() as usize);
+        let Some(shelf) = shelf.filter(|_| ptr::eq(span.owner.get(), self)) else {
             misuse::not_ours("free", block.cast());
         };
         shelf.watch.note_change();
