@@ -40,7 +40,8 @@ pub fn set_memory_limit(soft: MemoryLimit, hard: MemoryLimit) -> Result<(), Erro
     let soft = bytes(soft, [group.limit, group.process_limit, group.slowed_from], 10);
     let hard = bytes(hard, [group.limit, group.process_limit, None], 20);
     PAGES.set_named_limit(soft, hard, name);
-    count_besides();
+    // A program may fill its memory before the scavenger looks for the first time.
+    count_besides(true);
     Ok(())
 }
 
@@ -52,18 +53,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MARGIN_DIVISOR: u64 = 64;
 
 /// Has what the process has in memory besides the heap count against the soft limit: code, stacks, the
-/// allocator's records, what the program maps itself. Whether there is such a limit, and the heap is
-/// near it.
-fn count_besides() -> bool {
+/// allocator's records, what the program maps itself. Looks only if the heap is near such a limit, or
+/// `also_far`; whether it is near.
+fn count_besides(also_far: bool) -> bool {
     let Some((soft, heap)) = PAGES.soft_limit_and_memory() else { return false };
-    if heap < soft / 4 * 3 {
+    let is_near = heap >= soft / 4 * 3;
+    if !is_near && !also_far {
         return false;
     }
     let usage = usage::process(Process::Own, Detail::Counters);
     if let Some(resident) = usage.ok().and_then(|usage| usage.resident) {
         PAGES.count_besides((resident.saturating_sub(heap) + soft / MARGIN_DIVISOR) as usize);
     }
-    true
+    is_near
 }
 
 /// Looks at the process while the heap is near its soft limit; for the scavenger.
@@ -79,7 +81,7 @@ impl Besides {
     /// A look, if it is time for one; when to come again at the latest.
     pub(crate) fn look(&mut self, now: Duration) -> Duration {
         if now >= self.next_look {
-            let near = count_besides();
+            let near = count_besides(false);
             self.next_look = now.saturating_add(if near { LOOK_EVERY } else { LOOK_EVERY * 5 });
         }
         match PAGES.soft_limit_and_memory() {
