@@ -274,7 +274,7 @@ unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
         // SAFETY: owners live forever.
         let owner = unsafe { &*span.owner.get() };
         // SAFETY: the caller's promise.
-        unsafe { owner.free_remote(address, span.block_size.get() as usize) };
+        unsafe { owner.free_remote(address, span) };
         lifecycle::tidy(owner);
     };
     keeping_errno(|| {
@@ -282,7 +282,7 @@ unsafe extern "C" fn free_unusual(span: &Span, address: *mut u8) {
             // No memory for a heap to count the free in: the block goes back uncounted. A large
             // allocation cannot be here, since it took a heap to make and heaps are never returned.
             // SAFETY: the caller's promise; owners live forever.
-            unsafe { (*span.owner.get()).free_remote(address, span.block_size.get() as usize) };
+            unsafe { (*span.owner.get()).free_remote(address, span) };
         }
     });
 }

@@ -38,9 +38,10 @@ impl<O: Os + Clone> PageHeap<O> {
     /// in use, which brings given back ones beside them into memory: those are told, and are no
     /// contradiction.
     ///
-    /// Reservations of which the system lost a part are left out. So are pages that are being given back
-    /// at this moment: this is exact only while nobody else is at work on the heap. Asks the system for each stretch of pages that are alike,
-    /// and holds the lock all the while: for tests and debugging.
+    /// Reservations of which the system lost a part are left out. So are pages that are being given
+    /// back at this moment: this is exact only while nobody else is at work on the heap. Asks the
+    /// system for each stretch of pages that are alike, and holds the lock all the while: for tests
+    /// and debugging.
     pub fn verify_residency(&self) -> Result<Residency, Inconsistency> {
         let at_once =
             self.os.unused_contract(self.options.give_back).resident_falls == ResidentFalls::AtOnce;

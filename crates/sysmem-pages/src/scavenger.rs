@@ -6,7 +6,8 @@
 //! second while there is something to give back, and sleeps while there is not:
 //!
 //! - What was in use at the peaks of the last half second is held back: a load that goes up and
-//!   down faster than that keeps its memory. 8.5 % of what is in use, or 1 MiB, always stays.
+//!   down faster than that keeps its memory. 9 % of what is in use and in memory, or
+//!   1 MiB, always stays.
 //!   Where others wait for memory, nothing is held back.
 //! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
 //!   was handed out from it or freed to it for two looks.
@@ -51,9 +52,9 @@ const COLLAPSE_EVERY: Duration = Duration::from_secs(1);
 /// As much stays free and backed whatever is in use, in bytes.
 const LEAST_KEPT: usize = 1 << 20;
 
-/// The part of what is in use and in memory that stays free and backed, in a thousand. With more, more huge pages
-/// stay whole (`compare -- churn`) and more is kept after a burst (`compare -- burst`).
-const KEPT_PER_MILLE: usize = 90;
+/// The part of what is in use and in memory that stays free and backed, in a hundred. With more, more
+/// huge pages stay whole (`compare -- churn`) and more is kept after a burst (`compare -- burst`).
+const KEPT_PERCENT: usize = 9;
 
 /// The part of it by which more may be free and backed while the scavenger sleeps. Where this is
 /// wider, more is kept on the average and no more huge pages stay whole (`compare -- churn`).
@@ -308,7 +309,7 @@ impl<O: Os + Clone> Pages<O> {
 
     /// The pages that stay idle whatever was needed before.
     fn kept(&self, shift: u32) -> usize {
-        (LEAST_KEPT >> shift).max(self.in_use_in_memory(shift) * KEPT_PER_MILLE / 1000)
+        (LEAST_KEPT >> shift).max(self.in_use_in_memory(shift) * KEPT_PERCENT / 100)
     }
 
     /// As many pages may be idle while the scavenger sleeps: not much more than what stays anyway.

@@ -163,17 +163,18 @@ impl ThreadHeap {
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { self.free_to_anew(owner, block, block_size) }
+        unsafe { self.free_to_anew(owner, block, span) }
     }
 
     /// # Safety
     ///
     /// As for [`free_to`](ThreadHeap::free_to).
     #[inline(never)]
-    unsafe fn free_to_anew(&self, owner: &ThreadHeap, block: *mut Block, block_size: usize) {
+    unsafe fn free_to_anew(&self, owner: &ThreadHeap, block: *mut Block, span: &Span) {
+        let block_size = span.block_size.get() as usize;
         if !(Parcel::LEAST..=Parcel::LONGEST).contains(&block_size) {
             // SAFETY: the caller's promise.
-            unsafe { owner.free_remote(block.cast(), block_size) };
+            unsafe { owner.free_remote(block.cast(), span) };
             return lifecycle::tidy(owner);
         }
         self.send();
@@ -200,10 +201,9 @@ impl ThreadHeap {
     ///
     /// # Safety
     ///
-    /// `block` was handed out from a span of blocks of `block_size` bytes that this heap owns, and
-    /// nobody uses it.
-    pub(crate) unsafe fn free_remote(&self, block: *mut u8, block_size: usize) {
-        if block_size >= Parcel::LEAST {
+    /// `block` was handed out from `span`, which this heap owns, and nobody uses it.
+    pub(crate) unsafe fn free_remote(&self, block: *mut u8, span: &Span) {
+        if span.block_size.get() as usize >= Parcel::LEAST {
             // SAFETY: the block is long enough, and nobody's but this thread's.
             unsafe { (*block.cast::<Parcel>()).len.set(0) };
         }

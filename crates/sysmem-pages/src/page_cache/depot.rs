@@ -121,9 +121,11 @@ impl Depot {
         (after, after > before)
     }
 
-    /// Lets a cache hold nothing of a length until it asks.
-    pub(super) fn drop_limit(&mut self, record: &Record, npages: usize) {
-        self.room -= record.limits[npages - 1].swap(0, Relaxed) as usize * npages;
+    /// Lets a cache hold nothing until it asks.
+    pub(super) fn drop_limits(&mut self, record: &Record) {
+        for (npages, limit) in (1..).zip(&record.limits) {
+            self.room -= limit.swap(0, Relaxed) as usize * npages;
+        }
     }
 
     /// Holds figures against what is there, and what the limits of caches make `room` for.
@@ -160,10 +162,7 @@ impl<O: Os + Clone> Pages<O> {
         }
         let mut drained = 0;
         while let Some(run) = depot.take(npages) {
-            match self.take_back(run.start(), npages, heap.page_shift()) {
-                Ok(()) => drained += npages,
-                Err(misuse) => self.caches.misuse = Some(misuse),
-            }
+            drained += self.take_back_cached(run, npages, heap.page_shift());
         }
         depot.told = depot.told.min(depot.held);
         drained

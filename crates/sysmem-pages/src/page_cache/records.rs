@@ -25,7 +25,7 @@ const _: () = assert!(size_of::<Record>() <= 4096);
 const BYTES: usize = 2 << 20;
 
 /// The runs that a cache may hold of a length when it is first asked for it, or again after it was
-/// drained. Each time the heap has to be asked it is twice as many.
+/// drained. Each time the depot has to be asked it is twice as many.
 const FIRST_LIMIT: u8 = 2;
 
 /// What cache and heap share of a cache. It lies in memory of the heap's records, where all zeros
@@ -192,17 +192,25 @@ impl Caches {
 impl<O: Os + Clone> Pages<O> {
     /// Takes back every run of a cache; how many pages that is.
     pub(crate) fn drain(&mut self, record: &Record, heap: &PageHeap<O>) -> usize {
+        heap.depot.lock(&heap.os).drop_limits(record);
         let mut drained = 0;
         for npages in 1..=LONGEST {
-            heap.depot.lock(&heap.os).drop_limit(record, npages);
             slots::take_all(record.slots(npages), |run| {
-                match self.take_back(run.start(), npages, heap.page_shift()) {
-                    Ok(()) => drained += npages,
-                    Err(misuse) => self.caches.misuse = Some(misuse),
-                }
+                drained += self.take_back_cached(run, npages, heap.page_shift());
             });
         }
         drained
+    }
+
+    /// Takes back a run that nobody can be told of if it is none; how many pages that is.
+    pub(super) fn take_back_cached(&mut self, run: Cached, npages: usize, shift: u32) -> usize {
+        match self.take_back(run.start(), npages, shift) {
+            Ok(()) => npages,
+            Err(misuse) => {
+                self.caches.misuse = Some(misuse);
+                0
+            }
+        }
     }
 
     /// Holds caches and depot against the heap: what they have is in use for it.
