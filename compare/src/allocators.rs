@@ -8,7 +8,9 @@
 use std::error::Error;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use crate::measure;
 
 /// Who allocates.
 pub struct Allocator {
@@ -62,6 +64,16 @@ impl Allocator {
                 command
             }
         }
+    }
+
+    /// The figures that this program prints when it is run with these arguments on the allocator.
+    pub fn figures<const N: usize>(&self, load: &[&str]) -> Result<[f64; N], Box<dyn Error>> {
+        let mut command = self.command(std::env::current_exe()?, [""; 0]);
+        let output = command.args(load).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        if !output.status.success() {
+            return Err(format!("{}: {load:?} ended with {}", self.name, output.status).into());
+        }
+        measure::figures(&String::from_utf8(output.stdout)?)
     }
 
     /// valgrind, with this allocator for the program that it runs.

@@ -6,7 +6,6 @@
 use std::alloc::{GlobalAlloc, System};
 use std::error::Error;
 use std::fs;
-use std::process::Stdio;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -59,23 +58,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut figures: Vec<Vec<Figures>> = allocators.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.runs {
         for (allocator, figures) in allocators.iter().zip(&mut figures) {
-            let mut command = allocator.command(std::env::current_exe()?, [""; 0]);
-            command.arg("burst-load").arg(options.mib.to_string());
-            let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-            if !output.status.success() {
-                return Err(
-                    format!("{}: the load ended with {}", allocator.name, output.status).into()
-                );
-            }
-            let said = String::from_utf8(output.stdout)?;
-            let mut numbers = said.split_whitespace().map(str::parse::<f64>);
-            let mut next = || numbers.next().ok_or("the load said too little");
-            figures.push(Figures {
-                live: next()??,
-                full: next()??,
-                quiet: next()??,
-                cpu: next()??,
-            });
+            let load = ["burst-load", &options.mib.to_string()];
+            let [live, full, quiet, cpu] = allocator.figures(&load)?;
+            figures.push(Figures { live, full, quiet, cpu });
         }
     }
     println!(

@@ -3,7 +3,6 @@
 //! not.
 
 use std::error::Error;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use sysmem::Native;
 use sysmem_pages::{Accounts, Options as HeapOptions, PAGE, PageHeap, Scavenger};
 
-use crate::measure::cpu_time;
+use crate::measure::{cpu_time, usage};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -132,10 +131,5 @@ fn swing(options: &Options, period: Duration, holds: bool) -> Result<Figures, Bo
 }
 
 fn minor_faults() -> i64 {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the place may be written to, and all zeros are a valid one.
-    unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init().ru_minflt
-    }
+    usage(libc::RUSAGE_SELF).ru_minflt
 }

@@ -94,6 +94,22 @@ fn end(command: &Command, child: Child, begin: Instant) -> io::Result<Run> {
     })
 }
 
+/// The figures that a load printed.
+pub fn figures<const N: usize>(said: &str) -> Result<[f64; N], Box<dyn Error>> {
+    let figures: Result<Vec<f64>, _> = said.split_whitespace().map(str::parse).collect();
+    figures?.try_into().map_err(|_| format!("the load said {said:?}, not {N} figures").into())
+}
+
+/// What this process has used so far, or with `RUSAGE_THREAD` this thread.
+pub fn usage(of: libc::c_int) -> libc::rusage {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: room for the answer, of which all zeros is a valid one.
+    unsafe {
+        libc::getrusage(of, usage.as_mut_ptr());
+        usage.assume_init()
+    }
+}
+
 /// The median of what `of` says of each run.
 pub fn median<T>(runs: &[T], of: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(of).collect();

@@ -1,7 +1,6 @@
 //! Blocks that grow by `realloc`: how often they move, how much moves with them, and what that costs.
 
 use std::error::Error;
-use std::process::Stdio;
 
 use crate::allocators;
 use crate::measure::{self, median};
@@ -49,16 +48,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let mut figures: Vec<Vec<Figures>> = allocators.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.runs {
             for (allocator, figures) in allocators.iter().zip(&mut figures) {
-                let mut command = allocator.command(std::env::current_exe()?, [""; 0]);
-                command.arg("realloc-load").arg(number.to_string());
-                let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-                if !output.status.success() {
-                    return Err(format!("{}: ended with {}", allocator.name, output.status).into());
-                }
-                let said = String::from_utf8(output.stdout)?;
-                let numbers: Result<Vec<f64>, _> =
-                    said.split_whitespace().map(str::parse).collect();
-                figures.push(numbers?.try_into().map_err(|_| "the load said too little")?);
+                figures.push(allocator.figures(&["realloc-load", &number.to_string()])?);
             }
         }
         let first = figures[0].clone();

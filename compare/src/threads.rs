@@ -6,14 +6,12 @@
 
 use std::error::Error;
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
-use std::process::Stdio;
 use std::ptr;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Instant;
 
-use crate::allocators::{self, Allocator, How};
+use crate::allocators::{self, How};
 use crate::measure::{self, Random, cpu_time, median};
 use crate::table;
 
@@ -63,7 +61,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let mut used: Vec<Vec<Used>> = allocators.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.runs {
             for (allocator, used) in allocators.iter().zip(&mut used) {
-                used.push(run_on(allocator, name)?);
+                let [cpu, wall, peak] = allocator.figures(&["threads-load", name])?;
+                used.push(Used { cpu, wall, peak });
             }
         }
         for (index, (allocator, runs)) in allocators.iter().zip(&used).enumerate() {
@@ -93,32 +92,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn run_on(allocator: &Allocator, name: &str) -> Result<Used, Box<dyn Error>> {
-    let mut command = allocator.command(std::env::current_exe()?, [""; 0]);
-    command.args(["threads-load", name]).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = command.output()?;
-    if !output.status.success() {
-        return Err(format!("{}: {name} ended with {}", allocator.name, output.status).into());
-    }
-    let said = String::from_utf8(output.stdout)?;
-    let mut numbers = said.split_whitespace().map(str::parse::<f64>);
-    let mut next = || numbers.next().ok_or("the load said too little");
-    Ok(Used { cpu: next()??, wall: next()??, peak: next()?? })
-}
-
 /// The program that is measured.
 pub fn load(load: &Load) -> Result<(), Box<dyn Error>> {
     let (_, work) = LOADS.iter().find(|(name, _)| *name == load.name).ok_or("no such load")?;
     let (began, cpu) = (Instant::now(), cpu_time());
     work();
     let (wall, cpu) = (began.elapsed().as_nanos(), cpu_time() - cpu);
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills it in; all zeros are one, too.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    println!("{cpu} {wall} {}", usage.ru_maxrss as u64 * 1024);
+    println!("{cpu} {wall} {}", measure::usage(libc::RUSAGE_SELF).ru_maxrss as u64 * 1024);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use sysmem::sim::{Backing, Settings, Simulated};
 use sysmem::{Error, Native, Os};
 use sysmem_pages::{Accounts, PAGE, PageCache, PageHeap, ReleaseOnFree};
 
-use crate::measure::Random;
+use crate::measure::{self, Random};
 
 /// The longest run in pages.
 const LONGEST: usize = 16;
@@ -61,9 +61,8 @@ pub struct Took {
 impl Took {
     /// What [`load`] printed.
     pub fn parse(line: &str) -> Result<Took, Box<dyn std::error::Error>> {
-        let mut numbers = line.split_whitespace().map(str::parse::<f64>);
-        let mut next = || numbers.next().ok_or("the load said too little");
-        Ok(Took { cpu: next()??, wall: next()??, sleeps: next()?? })
+        let [cpu, wall, sleeps] = measure::figures(line)?;
+        Ok(Took { cpu, wall, sleeps })
     }
 }
 
@@ -331,10 +330,5 @@ fn measure(load: &Load, shared: &impl Shared) -> Result<(), Box<dyn std::error::
 
 /// How often the calling thread gave its processor away by itself.
 fn sleeps() -> i64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: room for the answer, of which all zeros is a valid one.
-    unsafe {
-        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
-        usage.assume_init().ru_nvcsw
-    }
+    measure::usage(libc::RUSAGE_THREAD).ru_nvcsw
 }

@@ -6,9 +6,8 @@
 //! second while there is something to give back, and sleeps while there is not:
 //!
 //! - What was in use at the peaks of the last half second is held back: a load that goes up and
-//!   down faster than that keeps its memory. 9 % of what is in use and in memory, or
-//!   1 MiB, always stays.
-//!   Where others wait for memory, nothing is held back.
+//!   down faster than that keeps its memory. 9 % of what is in use and in memory, or 1 MiB, always
+//!   stays. Where others wait for memory, nothing is held back.
 //! - Whole free huge pages go first. A huge page that is partly in use is broken only when nothing
 //!   was handed out from it or freed to it for two looks.
 //! - It takes at most a hundredth of one CPU over any minute, measured: a bucket of 250 ms that
